@@ -1,0 +1,79 @@
+"""The values that cross borders between rooms and processes: frozen, slotted, picklable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from batchrec.stats import ShardStats
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A fixed range of manifest rows: the unit of work, retry and output.
+
+    Attributes:
+        index: Position in the plan; names the part.
+        file: Index of the manifest file the rows are in.
+        first_row: First row within that file.
+        num_rows: Rows of the shard.
+        first_position: Position of the first row in the whole manifest.
+    """
+
+    index: int
+    file: int
+    first_row: int
+    num_rows: int
+    first_position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try of one shard. ``number`` counts from 1 within one run."""
+
+    shard: Shard
+    number: int
+    attempt_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResult:
+    """What a worker says of a shard it published.
+
+    Attributes:
+        shard: Index of the shard.
+        attempt_id: Whose part stands in the store; another attempt's if that one won.
+        published: Whether this attempt's own part is the one that stands.
+        stats: Counters and stage times of this attempt.
+    """
+
+    shard: int
+    attempt_id: str
+    published: bool
+    stats: ShardStats
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFacts:
+    """What a worker found when it started.
+
+    Attributes:
+        host: Name of its machine.
+        pid: Its process.
+        device: ``cpu`` or ``cuda:0``.
+        backend: What runs the model, for example ``openvino``.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        batch_size: Images of one forward pass.
+        trial: One printable line saying how the backend was chosen.
+        start_s: Seconds from construction to ready.
+    """
+
+    host: str
+    pid: int
+    device: str
+    backend: str
+    precision: str
+    batch_size: int
+    trial: str
+    start_s: float

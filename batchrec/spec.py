@@ -1,0 +1,126 @@
+"""JobSpec: what the user asked for, checked at once with every fault listed."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from batchrec.errors import UsageError
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+POOLS = ("ray", "inline")
+DEVICES = ("auto", "cpu", "cuda")
+BACKENDS = ("auto", "openvino", "torch-inductor", "torch-eager")
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """How to reach an object store, beside what the usual AWS variables say.
+
+    Attributes:
+        endpoint: URL of the S3 endpoint, e.g. ``http://127.0.0.1:9000``.
+        region: Region of the buckets.
+        requester_pays: Whether reads are billed to the reader.
+    """
+
+    endpoint: str | None = None
+    region: str | None = None
+    requester_pays: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What is refused from its header, before decoding."""
+
+    max_pixels: int = 100_000_000
+    max_bytes: int = 256 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSpec:
+    """One job as the user wrote it.
+
+    The first group decides the rows and is part of the job's identity; the second only says
+    how the job is run and may differ from run to run of one job.
+
+    Attributes:
+        source: Manifest files, folders or globs, local or ``s3://``.
+        output: Folder the job owns, local or ``s3://``.
+        model: Model string, see :mod:`batchrec.models.zoo`.
+        labels: File with one label a line, for models that carry none.
+        uri_column: Column with the image URIs; by name when None.
+        id_column: Column with the image ids; the row position when None.
+        passthrough: Columns carried into the predictions unchanged.
+        input_roots: Local folders images may lie in, beside the manifest's own.
+        allow_buckets: Buckets images may lie in, beside the manifest's own.
+        top_k: Labels kept for each image.
+        precision: Class of arithmetic; ``auto`` is resolved once by the coordinator.
+        limit: Only the first rows of the manifest.
+        image_limits: What is refused before decoding.
+        pool: ``ray`` or ``inline``.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        backend: ``auto`` or the name of one.
+        workers: Number of workers; one per device when None.
+        batch_size: Images of one forward pass; chosen for the device when None.
+        rows_per_shard: Overrides the plan's own size, for a job not yet planned.
+        max_failure_rate: Share of failed rows above which the verdict is exit 4.
+        deadline_s: Seconds after which the run stops, resumable.
+        takeover: Take a job over from a coordinator that still seems alive.
+        store: How to reach an object store.
+    """
+
+    source: tuple[str, ...]
+    output: str
+    model: str = "apparel"
+    labels: str | None = None
+    uri_column: str | None = None
+    id_column: str | None = None
+    passthrough: tuple[str, ...] = ()
+    input_roots: tuple[str, ...] = ()
+    allow_buckets: tuple[str, ...] = ()
+    top_k: int = 5
+    precision: str = "auto"
+    limit: int | None = None
+    image_limits: ImageLimits = ImageLimits()
+
+    pool: str = "ray"
+    device: str = "auto"
+    backend: str = "auto"
+    workers: int | None = None
+    batch_size: int | None = None
+    rows_per_shard: int | None = None
+    max_failure_rate: float = 0.05
+    deadline_s: float | None = None
+    takeover: bool = False
+    store: StoreOptions = StoreOptions()
+
+    def __post_init__(self) -> None:
+        faults = list(_faults(self))
+        if faults:
+            raise UsageError("the job is not valid: " + "; ".join(faults), advice="correct all of them and run again")
+
+    def replace(self, **changes: object) -> JobSpec:
+        """Return a copy with some fields changed, checked again."""
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+
+def _faults(spec: JobSpec) -> list[str]:
+    faults = []
+    if not spec.source:
+        faults.append("no manifest is named")
+    if not spec.output:
+        faults.append("no output folder is named")
+    for name, allowed in (("precision", PRECISIONS), ("pool", POOLS), ("device", DEVICES), ("backend", BACKENDS)):
+        if (value := getattr(spec, name)) not in allowed:
+            faults.append(f"{name} is {value!r}, not one of {', '.join(allowed)}")
+    for name in ("top_k", "limit", "workers", "batch_size", "rows_per_shard"):
+        value = getattr(spec, name)
+        if value is not None and value < 1:
+            faults.append(f"{name} is {value}, must be at least 1")
+    if not 0 <= spec.max_failure_rate <= 1:
+        faults.append(f"max_failure_rate is {spec.max_failure_rate}, must be from 0 to 1")
+    if spec.deadline_s is not None and spec.deadline_s <= 0:
+        faults.append(f"deadline_s is {spec.deadline_s}, must be positive")
+    if spec.image_limits.max_pixels < 1 or spec.image_limits.max_bytes < 1:
+        faults.append("max_pixels and max_bytes must be at least 1")
+    return faults

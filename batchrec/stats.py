@@ -1,0 +1,66 @@
+"""Counters and stage times that add up: image to shard, shard to run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+STAGES = ("fetch", "decode", "predict", "write")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStats:
+    """What one attempt, or any sum of attempts, did.
+
+    ``*_s`` are thread-seconds spent inside a stage, so with several threads they add up to
+    more than wall time.
+
+    Attributes:
+        num_ok: Images with a prediction.
+        num_errors: Images by error code.
+        read_bytes: Bytes of images fetched.
+        written_bytes: Bytes of Parquet published.
+        num_batches: Forward passes.
+        fetch_s: Time in reads of images.
+        decode_s: Time in decoding and resizing.
+        predict_s: Time in the model.
+        write_s: Time in building and publishing the part.
+    """
+
+    num_ok: int = 0
+    num_errors: Counter[str] = field(default_factory=Counter)
+    read_bytes: int = 0
+    written_bytes: int = 0
+    num_batches: int = 0
+    fetch_s: float = 0.0
+    decode_s: float = 0.0
+    predict_s: float = 0.0
+    write_s: float = 0.0
+
+    @property
+    def num_rows(self) -> int:
+        """Rows accounted for, with a prediction or without."""
+        return self.num_ok + self.num_failed
+
+    @property
+    def num_failed(self) -> int:
+        """Rows without a prediction."""
+        return self.num_errors.total()
+
+    @property
+    def stage_s(self) -> dict[str, float]:
+        """Thread-seconds by stage, in the order of the data flow."""
+        return {"fetch": self.fetch_s, "decode": self.decode_s, "predict": self.predict_s, "write": self.write_s}
+
+    def __add__(self, other: ShardStats) -> ShardStats:
+        return ShardStats(
+            num_ok=self.num_ok + other.num_ok,
+            num_errors=self.num_errors + other.num_errors,
+            read_bytes=self.read_bytes + other.read_bytes,
+            written_bytes=self.written_bytes + other.written_bytes,
+            num_batches=self.num_batches + other.num_batches,
+            fetch_s=self.fetch_s + other.fetch_s,
+            decode_s=self.decode_s + other.decode_s,
+            predict_s=self.predict_s + other.predict_s,
+            write_s=self.write_s + other.write_s,
+        )
