@@ -157,7 +157,9 @@ class CodeFacts:
 CODES: dict[ErrorCode, CodeFacts] = {
     ErrorCode.URI_MISSING: CodeFacts("the manifest row has no URI: fill it or drop the row"),
     ErrorCode.URI_INVALID: CodeFacts("the URI cannot name an object: correct it in the manifest"),
-    ErrorCode.URI_REFUSED: CodeFacts("the URI points outside what this job may read: see --input-root and --allow-bucket"),
+    ErrorCode.URI_REFUSED: CodeFacts(
+        "the URI points outside what this job may read: see --input-root and --allow-bucket"
+    ),
     ErrorCode.NOT_FOUND: CodeFacts("nothing is stored under this URI: compare the manifest with the archive"),
     ErrorCode.ACCESS_DENIED: CodeFacts("grant read access to this object", retryable=True, systemic=True),
     ErrorCode.CREDENTIALS_EXPIRED: CodeFacts("renew the credentials and run again", retryable=True, systemic=True),
@@ -177,7 +179,9 @@ CODES: dict[ErrorCode, CodeFacts] = {
     ErrorCode.OUT_OF_MEMORY: CodeFacts("decoding needs more memory than the worker has", retryable=True),
     ErrorCode.DECODER_CRASH: CodeFacts("the decoder died on this image: replace it"),
     ErrorCode.DECODE_TIMEOUT: CodeFacts("decoding took too long: replace it"),
-    ErrorCode.SHARD_FAILED: CodeFacts("its shard failed as a whole: read the log, then retry these rows", retryable=True),
+    ErrorCode.SHARD_FAILED: CodeFacts(
+        "its shard failed as a whole: read the log, then retry these rows", retryable=True
+    ),
 }
 
 

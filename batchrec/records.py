@@ -46,12 +46,16 @@ class ShardResult:
         attempt_id: Whose part stands in the store; another attempt's if that one won.
         published: Whether this attempt's own part is the one that stands.
         stats: Counters and stage times of this attempt.
+        first_row_at: When its first image was taken up, in Unix seconds.
+        last_row_at: When its last image ended, in Unix seconds.
     """
 
     shard: int
     attempt_id: str
     published: bool
     stats: ShardStats
+    first_row_at: float
+    last_row_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,9 @@ class WorkerFacts:
         batch_size: Images of one forward pass.
         trial: One printable line saying how the backend was chosen.
         start_s: Seconds from construction to ready.
+        num_fetching: Reads in flight at once.
+        num_decoding: Threads that decode.
+        num_predicting: Forward passes at once.
     """
 
     host: str
@@ -77,3 +84,6 @@ class WorkerFacts:
     batch_size: int
     trial: str
     start_s: float
+    num_fetching: int = 1
+    num_decoding: int = 1
+    num_predicting: int = 1

@@ -1,1 +1,1 @@
-
+"""The engine: ledger, coordinator, pools and workers."""

@@ -1,0 +1,45 @@
+"""The Python face of batchrec; heavy imports wait until a function is called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from batchrec.settings import checked, resolve_settings
+
+if TYPE_CHECKING:
+    from batchrec.output.reading import Output
+    from batchrec.report.summary import RunSummary
+    from batchrec.spec import StoreOptions
+
+
+def submit(source: str | Sequence[str], **settings: Any) -> RunSummary:
+    """Run a job to its end, or resume it.
+
+    Args:
+        source: Manifest file, folder or glob, local or ``s3://``; or several.
+        **settings: Any setting of a job file by its name: ``output``, ``model``, ``pool``, ...
+
+    Returns:
+        The report of the run.
+
+    Raises:
+        UsageError: A setting is unknown or wrong.
+        Refused: The manifest, model or output cannot be used.
+        Resumable: The run ended early; the same call resumes it.
+    """
+    from batchrec.job import run_job
+
+    sources = (source,) if isinstance(source, str) else tuple(source)
+    return run_job(resolve_settings(sources, checked(settings)).to_spec())
+
+
+def open(url: str, store: StoreOptions | None = None) -> Output:  # noqa: A001  read as batchrec.open
+    """Open an output folder, complete or not.
+
+    Raises:
+        OutputError: The folder is no job's.
+    """
+    from batchrec.output.reading import open_output
+
+    return open_output(url, store)

@@ -1,0 +1,111 @@
+"""Verbs that look at an output folder, during a run or years later."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from batchrec.output.layout import Layout
+from batchrec.output.reading import Output, open_output
+from batchrec.spec import StoreOptions
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+EXIT_FAULTS = 3
+
+
+def _output_verb(function: _F) -> _F:
+    """Add what every verb on an output folder takes."""
+    function = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON")(function)
+    function = click.option("--s3-endpoint", metavar="URL", help="URL of the S3 endpoint")(function)
+    return click.argument("output")(function)
+
+
+def _open(output: str, s3_endpoint: str | None) -> Output:
+    return open_output(output, StoreOptions(endpoint=s3_endpoint))
+
+
+def _plan_of(opened: Output) -> Any:
+    from batchrec.manifest.planning import Plan
+
+    return Plan.from_parquet(opened.store.read(Layout(opened.job_id).plan_key))
+
+
+@click.command()
+@_output_verb
+def status(output: str, s3_endpoint: str | None, as_json: bool) -> int:
+    """Say how far the job of an output folder is."""
+    opened = _open(output, s3_endpoint)
+    num_shards = len(_plan_of(opened))
+    facts = {
+        "job_id": opened.job_id,
+        "complete": opened.seal is not None,
+        "shards": num_shards,
+        "shards_done": len(opened.parts),
+        "rows": opened.seal.num_rows if opened.seal else None,
+        "rows_ok": opened.seal.num_ok if opened.seal else None,
+        "progress": None if opened.seal else opened.progress(),
+    }
+    if as_json:
+        click.echo(json.dumps(facts, indent=1))
+    elif opened.seal is not None:
+        click.echo(f"complete: {opened.seal.num_rows:,} rows, {opened.seal.num_ok:,} ok, {num_shards:,} parts")
+    else:
+        click.echo(f"not complete: {len(opened.parts):,} of {num_shards:,} parts; the same command resumes")
+    return 0
+
+
+@click.command()
+@_output_verb
+def report(output: str, s3_endpoint: str | None, as_json: bool) -> int:
+    """Print the report of the latest run."""
+    from batchrec.report.summary import RunSummary
+    from batchrec.report.terminal import print_report
+
+    plain = _open(output, s3_endpoint).report()
+    if as_json:
+        click.echo(json.dumps(plain, indent=1))
+    else:
+        print_report(RunSummary.from_json(plain), sys.stdout)
+    return 0
+
+
+@click.command()
+@_output_verb
+@click.option("--by", type=click.Choice(["code", "prefix"]), help="Count instead of listing")
+@click.option("--limit", type=int, default=20, show_default=True, help="Rows or groups to print; 0 for all")
+def errors(output: str, s3_endpoint: str | None, as_json: bool, by: str | None, limit: int) -> int:
+    """List the rows without a prediction, or count them."""
+    from batchrec.report.failures import count_by, error_lines
+
+    rows = _open(output, s3_endpoint).errors().to_pylist()
+    counted = count_by(rows, by) if by else None
+    if as_json:
+        click.echo(json.dumps(counted if counted is not None else rows[: limit or None], indent=1))
+    else:
+        for line in error_lines(rows, counted, limit or None):
+            click.echo(line)
+    return 0
+
+
+@click.command()
+@_output_verb
+def verify(output: str, s3_endpoint: str | None, as_json: bool) -> int:
+    """Check every invariant of an output, reading every row."""
+    from batchrec.output.verifying import verify as check
+
+    opened = _open(output, s3_endpoint)
+    found = check(opened.store, opened.layout, list(_plan_of(opened)))
+    if as_json:
+        facts = {"faults": found.faults, "notes": found.notes, "complete": found.complete}
+        click.echo(json.dumps({**facts, "rows": found.num_rows, "rows_sha256": found.rows_sha256}, indent=1))
+    else:
+        for line in (*found.faults, *found.notes):
+            click.echo(line)
+        verdict = "broken" if found.faults else "sound" + (" and complete" if found.complete else "")
+        click.echo(f"{verdict}: {found.num_rows:,} rows, sha256 {found.rows_sha256[:16]}")
+    return EXIT_FAULTS if found.faults else 0

@@ -1,0 +1,242 @@
+"""Claims: at most one coordinator drives a job, with put-if-absent and nothing else.
+
+Every start of a coordinator creates the next ``drivers/<n>.json``; the highest n drives. Its owner
+rewrites ``<n>.beat`` while it lives. Whoever finds a driver before it looks whether that one is alive:
+a dead process of this host and boot is passed at once, any other gets a chance to beat.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from batchrec.errors import BatchrecError, OutputError
+from batchrec.output.layout import Layout
+from batchrec.storage import KeyExists, KeyMissing, Store, Uncertain
+
+BEAT_S = 10.0
+PATIENCE_S = 30.0
+_CLAIM = re.compile(r"(\d{8})\.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """Which process claimed a job.
+
+    Attributes:
+        host: Name of the machine.
+        boot_id: Its boot, so that a number of a process before a reboot is not mistaken.
+        pid: The process.
+        pid_started: Its start in clock ticks since boot, so that a reused number is not mistaken.
+        nonce: Makes two claims of one process different.
+    """
+
+    host: str
+    boot_id: str
+    pid: int
+    pid_started: int
+    nonce: str
+
+    @classmethod
+    def this_process(cls) -> Driver:
+        """Describe the calling process, with a new nonce."""
+        pid = os.getpid()
+        return cls(socket.gethostname(), _boot_id(), pid, _pid_started(pid) or 0, uuid.uuid4().hex)
+
+    def is_here(self, other: Driver) -> bool:
+        """Whether both live on the same boot of the same machine."""
+        return bool(self.boot_id) and (self.host, self.boot_id) == (other.host, other.boot_id)
+
+    def is_dead(self) -> bool:
+        """Whether the process, known to be of this machine, is gone."""
+        return _pid_started(self.pid) != self.pid_started
+
+
+def _boot_id() -> str:
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else ""
+
+
+def _pid_started(pid: int) -> int | None:
+    """Return when a process started; None for one that is gone or a zombie."""
+    try:
+        # The command name may hold spaces and parentheses; what follows its last one is plain.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+class Claim:
+    """This process's hold on a job, kept by a beating thread.
+
+    Args:
+        store: The output folder.
+        layout: Its keys.
+        number: The claimed number.
+        driver: Who holds it.
+        beat_s: Seconds between two beats.
+    """
+
+    def __init__(self, store: Store, layout: Layout, number: int, driver: Driver, *, beat_s: float = BEAT_S) -> None:
+        self._store, self._layout, self._beat_s = store, layout, beat_s
+        self.number, self.driver = number, driver
+        self._ended = threading.Event()
+        self._superseded_by: int | None = None
+        self._thread = threading.Thread(target=self._beat_on, name="batchrec-beat", daemon=True)
+        self._beat(ended=False)
+        self._thread.start()
+
+    @property
+    def superseded_by(self) -> int | None:
+        """Number of a coordinator that took the job over; None while this one holds it."""
+        return self._superseded_by
+
+    def look(self) -> int | None:
+        """Look at the store now for a higher claim, and return ``superseded_by``."""
+        highest = highest_claim(self._store, self._layout)
+        if highest > self.number:
+            self._superseded_by = highest
+        return self._superseded_by
+
+    def release(self) -> None:
+        """Stop beating and say that this driver ended, so that the next one need not wait."""
+        self._ended.set()
+        self._thread.join()
+        try:
+            self._beat(ended=True)
+        except (BatchrecError, Uncertain):
+            return  # advisory: without it the next driver waits for a beat that does not come
+
+    def _beat_on(self) -> None:
+        while not self._ended.wait(self._beat_s):
+            try:
+                self._beat(ended=False)
+                self.look()
+            except (BatchrecError, Uncertain):
+                continue  # a missed beat costs nothing: parts are what counts
+
+    def _beat(self, *, ended: bool) -> None:
+        beat = {"nonce": self.driver.nonce, "ended": ended}
+        self._store.overwrite(beat_key(self._layout, self.number), json.dumps(beat).encode())
+
+
+def claim_key(layout: Layout, number: int) -> str:
+    """Key of the n-th claim."""
+    return f"{layout.drivers_prefix}{number:08d}.json"
+
+
+def beat_key(layout: Layout, number: int) -> str:
+    """Key of the n-th driver's heartbeat."""
+    return f"{layout.drivers_prefix}{number:08d}.beat"
+
+
+def highest_claim(store: Store, layout: Layout) -> int:
+    """Return the highest claimed number; 0 when nobody ever claimed."""
+    names = (info.key.removeprefix(layout.drivers_prefix) for info in store.list(layout.drivers_prefix))
+    return max((int(match[1]) for name in names if (match := _CLAIM.fullmatch(name))), default=0)
+
+
+def claim(
+    store: Store,
+    layout: Layout,
+    *,
+    takeover: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+    sleep: Callable[[float], None] = time.sleep,
+    patience_s: float = PATIENCE_S,
+    driver: Driver | None = None,
+) -> Claim:
+    """Become the driver of a job.
+
+    Args:
+        store: The output folder.
+        layout: Its keys.
+        takeover: Do not ask whether the driver before is alive.
+        say: Told when there is something to wait for.
+        sleep: Waits between two looks at a beat.
+        patience_s: How long a driver elsewhere gets to show a beat.
+        driver: Who claims; this process by default.
+
+    Raises:
+        OutputError: The driver before is alive.
+    """
+    me = driver or Driver.this_process()
+    while True:
+        last = highest_claim(store, layout)
+        if last and not takeover:
+            _refuse_if_alive(store, layout, last, me, say, sleep, patience_s)
+        if _try_claim(store, layout, last + 1, me):
+            return Claim(store, layout, last + 1, me)
+
+
+def _try_claim(store: Store, layout: Layout, number: int, me: Driver) -> bool:
+    """Create one claim. False when another process won it: its liveness is looked at next, n+2 is not taken."""
+    key = claim_key(layout, number)
+    try:
+        store.create(key, json.dumps(asdict(me)).encode())
+    except (KeyExists, Uncertain):
+        try:
+            return bool(_read_driver(store, key) == me)
+        except KeyMissing:
+            return False
+    return True
+
+
+def _read_driver(store: Store, key: str) -> Driver:
+    return Driver(**json.loads(store.read(key)))
+
+
+def _refuse_if_alive(
+    store: Store,
+    layout: Layout,
+    number: int,
+    me: Driver,
+    say: Callable[[str], None],
+    sleep: Callable[[float], None],
+    patience_s: float,
+) -> None:
+    other = _read_driver(store, claim_key(layout, number))
+    who = f"process {other.pid} on {other.host}"
+    first = _last_beat(store, layout, number)
+    if first and json.loads(first).get("ended"):
+        return
+    if other.is_here(me):
+        if other.is_dead():
+            return
+        raise OutputError(
+            "this job is being run already",
+            found=f"{who} is alive",
+            advice="wait for it, stop it, or take over with --takeover",
+        )
+    say(f"the last coordinator was {who}: waiting {patience_s:.0f} s for a sign of life")
+    seen = _beat_moment(store, layout, number)
+    sleep(patience_s)
+    if highest_claim(store, layout) == number and _beat_moment(store, layout, number) != seen:
+        raise OutputError(
+            "this job is being run already",
+            found=f"{who} gave a sign of life within {patience_s:.0f} s",
+            advice="wait for it, stop it, or take over with --takeover",
+        )
+
+
+def _last_beat(store: Store, layout: Layout, number: int) -> bytes:
+    try:
+        return store.read(beat_key(layout, number))
+    except KeyMissing:
+        return b""
+
+
+def _beat_moment(store: Store, layout: Layout, number: int) -> object:
+    try:
+        return store.info(beat_key(layout, number)).modified
+    except KeyMissing:
+        return None

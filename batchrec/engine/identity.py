@@ -1,0 +1,136 @@
+"""A job's identity: what decides its rows, and nothing else.
+
+The same id always means the same manifest rows, model, preprocessing, arithmetic and schema. Paths of the
+same content, rows per shard, batch size, devices, retries and logging are not part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from batchrec.errors import OutputError
+from batchrec.manifest.definition import Manifest
+from batchrec.models.bundle import ModelSpec
+from batchrec.output.layout import OUTPUT_KEY
+from batchrec.output.schema import SCHEMA_VERSION
+from batchrec.spec import JobSpec
+from batchrec.storage import KeyMissing, Store, create_or_compare
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What decides a job's rows, as plain JSON values."""
+
+    fields: Mapping[str, Any]
+
+    @property
+    def job_id(self) -> str:
+        """SHA-256 of the canonical JSON of the fields, 64 hexadecimal characters."""
+        return hashlib.sha256(_canonical(self.fields)).hexdigest()
+
+
+def identify(spec: JobSpec, manifest: Manifest, model: ModelSpec, precision: str) -> Identity:
+    """Return a job's identity.
+
+    Args:
+        spec: What the user asked for.
+        manifest: The opened manifest.
+        model: The resolved model.
+        precision: Class of arithmetic, resolved.
+    """
+    return Identity(
+        {
+            "manifest": [[file.name, file.size, file.footer_sha256] for file in manifest.files],
+            "columns": {
+                "uri": list(manifest.columns.uri),
+                "id": manifest.columns.id,
+                "passthrough": list(manifest.columns.passthrough),
+            },
+            "limit": spec.limit,
+            "input_roots": sorted(spec.input_roots),
+            "allow_buckets": sorted(spec.allow_buckets),
+            "image_limits": {
+                "max_pixels": spec.image_limits.max_pixels,
+                "max_bytes": spec.image_limits.max_bytes,
+            },
+            "model": {
+                "architecture": model.architecture,
+                "weights_sha256": model.weights_sha256,
+                "labels_sha256": model.labels_sha256,
+                "preprocess": model.preprocess.to_json(),
+            },
+            "top_k": spec.top_k,
+            "precision": precision,
+            "schema_version": SCHEMA_VERSION,
+        }
+    )
+
+
+def bind(store: Store, identity: Identity) -> None:
+    """Make the output folder this job's, or find that it is already.
+
+    Raises:
+        OutputError: It is another job's; the message says what differs, field by field.
+    """
+    record = {"format": _FORMAT, "job_id": identity.job_id, "identity": identity.fields}
+
+    def same(standing: bytes) -> bool:
+        _refuse_difference(store, json.loads(standing), record)
+        return True
+
+    create_or_compare(store, OUTPUT_KEY, _pretty(record), same=same)
+
+
+def bound_identity(store: Store) -> Identity | None:
+    """Return the identity of the job an output folder is bound to; None for a folder of no job."""
+    try:
+        return Identity(json.loads(store.read(OUTPUT_KEY))["identity"])
+    except KeyMissing:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutputError(
+            f"{store.url}/{OUTPUT_KEY} cannot be read",
+            found=f"{type(error).__name__}: {error}",
+            advice="it was not written by batchrec: use another output folder",
+        ) from error
+
+
+def _refuse_difference(store: Store, standing: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    if standing.get("job_id") == wanted["job_id"]:
+        return
+    differences = list(_differences(standing.get("identity", {}), wanted["identity"]))
+    raise OutputError(
+        f"the output folder {store.url} belongs to another job, {str(standing.get('job_id'))[:12]}",
+        found="; ".join(differences) or f"format {standing.get('format')}",
+        advice="use another output folder (-o), or the manifest and settings it was made with",
+    )
+
+
+def _differences(standing: Any, wanted: Any, path: str = "") -> list[str]:
+    if isinstance(standing, Mapping) and isinstance(wanted, Mapping):
+        keys = sorted(standing.keys() | wanted.keys())
+        return [
+            line
+            for key in keys
+            for line in _differences(standing.get(key), wanted.get(key), f"{path}.{key}".lstrip("."))
+        ]
+    return [] if standing == wanted else [f"{path} was {_short(standing)}, is now {_short(wanted)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def _canonical(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _pretty(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False).encode()

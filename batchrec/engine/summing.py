@@ -1,0 +1,90 @@
+"""From what a run counted and a seal holds to its report. Totals come from the seal, never from messages."""
+
+from __future__ import annotations
+
+import time
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchrec.engine.coordinator import RunCounts
+from batchrec.output.seal import Seal
+from batchrec.report.summary import ErrorExample, RunSummary, Threads, rate, state_verdict
+
+EXIT_COMPLETE, EXIT_OVER_FAILURE_RATE = 0, 4
+
+
+def summarise(
+    sealed: Seal,
+    counts: RunCounts,
+    errors: pa.Table,
+    *,
+    output: str,
+    model: str,
+    cores: int,
+    max_failure_rate: float,
+    began_at: float,
+) -> RunSummary:
+    """Return the report of a run that ended with a seal.
+
+    Args:
+        sealed: The whole job.
+        counts: This run.
+        errors: Rows without a prediction.
+        output: Output folder as the user wrote it.
+        model: Model as the user wrote it.
+        cores: Cores over all workers of this run.
+        max_failure_rate: The limit that is asked for now.
+        began_at: When the command started, in Unix seconds.
+    """
+    num_failed = sealed.num_rows - sealed.num_ok
+    exit_code = EXIT_OVER_FAILURE_RATE if sealed.failure_rate > max_failure_rate else EXIT_COMPLETE
+    verdict = state_verdict(
+        exit_code, num_rows=sealed.num_rows, num_ok=sealed.num_ok, num_failed=num_failed, limit=max_failure_rate
+    )
+    wall_s = time.time() - began_at
+    steady_s = (counts.last_row_at or 0.0) - (counts.first_row_at or 0.0)
+    return RunSummary(
+        job_id=sealed.job_id,
+        output=output,
+        model=model,
+        num_rows=sealed.num_rows,
+        num_ok=sealed.num_ok,
+        errors=_examples(errors),
+        num_shards=len(sealed.parts),
+        shards_done_before=len(sealed.parts) - counts.num_published,
+        wall_s=wall_s,
+        start_s=(counts.first_row_at - began_at) if counts.first_row_at else wall_s,
+        steady_s=steady_s,
+        images_per_s=rate(counts.stats.num_ok, wall_s),
+        steady_images_per_s=rate(counts.stats.num_ok, steady_s),
+        stats=counts.stats,
+        workers=tuple(counts.workers),
+        attempts_failed=counts.num_attempts_failed,
+        workers_lost=counts.num_workers_lost,
+        exit_code=exit_code,
+        verdict=verdict,
+        threads=_threads(counts, cores),
+        max_failure_rate=max_failure_rate,
+    )
+
+
+def _threads(counts: RunCounts, cores: int) -> Threads:
+    # Replacements of lost workers do not add slots: the first workers are the ones that ran at once.
+    running = counts.workers[: max(1, len(counts.workers) - counts.num_workers_lost)]
+    return Threads(
+        fetch=sum(facts.num_fetching for facts in running),
+        decode=sum(facts.num_decoding for facts in running),
+        predict=sum(facts.num_predicting for facts in running),
+        cores=cores,
+        write=max(1, 2 * len(running)),
+    )
+
+
+def _examples(errors: pa.Table) -> dict[str, ErrorExample]:
+    codes = errors.column("error_code")
+    examples = {}
+    for count in pc.value_counts(codes).to_pylist():
+        first = errors.slice(pc.index(codes, count["values"]).as_py(), 1).to_pylist()[0]
+        examples[count["values"]] = ErrorExample(count["counts"], first["uri"] or "", first["error_detail"] or "")
+    return dict(sorted(examples.items(), key=lambda item: -item[1].count))

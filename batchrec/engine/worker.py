@@ -1,0 +1,183 @@
+"""A worker: one process, one model, one device. Reads its rows, predicts, publishes one part a shard."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from batchrec.engine.pool import LiveCounts
+from batchrec.errors import CODES, AccessLost, ErrorCode
+from batchrec.manifest.definition import Manifest
+from batchrec.manifest.rows import RowReader
+from batchrec.models.backends import open_backend
+from batchrec.models.bundle import ModelSpec
+from batchrec.output.layout import Layout
+from batchrec.output.parts import encode_part, publish_part
+from batchrec.output.rows import prediction_rows
+from batchrec.pipeline.collecting import ShardPredictions
+from batchrec.pipeline.decoding import Decoder
+from batchrec.pipeline.stream import Stream
+from batchrec.records import Attempt, ShardResult, WorkerFacts
+from batchrec.spec import ImageLimits, StoreOptions
+from batchrec.storage import ImageReader, UriPolicy, open_store, probe
+
+#: A shard with more than this share of rows under one systemic code is not published.
+_SYSTEMIC_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerJob:
+    """Everything a worker needs to know of the job; small and picklable.
+
+    Attributes:
+        job_id: The job.
+        output: URL of the output folder.
+        store: How to reach object stores.
+        manifest: Where the rows are.
+        policy: Where images may lie.
+        limits: What is refused before decoding.
+        model: What to run.
+        precision: Class of arithmetic, resolved by the coordinator.
+        device: ``cpu`` or ``cuda``.
+        backend: ``auto`` or the name of one.
+        batch_size: Images of one forward pass; chosen for the device when None.
+        top_k: Labels kept for each image.
+        num_threads: Cores this worker may use.
+        facts: What goes into each part's footer, for people.
+    """
+
+    job_id: str
+    output: str
+    store: StoreOptions
+    manifest: Manifest
+    policy: UriPolicy
+    limits: ImageLimits
+    model: ModelSpec
+    precision: str
+    device: str
+    backend: str
+    batch_size: int | None
+    top_k: int
+    num_threads: int
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+
+class Worker:
+    """Runs attempts of one job. ``run`` may be called from several threads at once; shards then overlap."""
+
+    def __init__(self, job: WorkerJob) -> None:
+        self._job = job
+        self._layout = Layout(job.job_id)
+        self._reading = threading.Lock()
+
+    def start(self) -> WorkerFacts:
+        """Load the model, prove the store takes conditional puts from here, and get ready.
+
+        Raises:
+            Refused: The model or the store cannot be used from this machine.
+        """
+        began = time.monotonic()
+        job = self._job
+        self._store = open_store(job.output, job.store)
+        probe(self._store)
+        self._rows = RowReader(job.manifest, job.store)
+        backend, trial = open_backend(
+            job.model,
+            precision=job.precision,
+            device=job.device,
+            backend=job.backend,
+            batch_size=job.batch_size,
+            num_threads=job.num_threads,
+            top_k=job.top_k,
+        )
+        reader = ImageReader(job.policy, job.store, job.limits.max_bytes)
+        preprocess = job.model.preprocess
+        self._stream = Stream(
+            reader,
+            Decoder(preprocess, job.limits),
+            backend,
+            num_threads=job.num_threads,
+            crop=preprocess.crop,
+            top_k=min(job.top_k, job.model.num_outputs),
+        )
+        self._facts = {
+            **job.facts,
+            "backend": backend.name,
+            "device": backend.device,
+            "precision": backend.precision,
+            "python": platform.python_version(),
+        }
+        return WorkerFacts(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            device=backend.device,
+            backend=backend.name,
+            precision=backend.precision,
+            batch_size=backend.batch_size,
+            trial=trial,
+            start_s=time.monotonic() - began,
+            num_fetching=reader.concurrency(),
+            num_decoding=job.num_threads,
+            num_predicting=backend.concurrency,
+        )
+
+    def run(self, attempt: Attempt) -> ShardResult:
+        """Predict one shard and publish its part.
+
+        Raises:
+            ManifestError: The manifest changed since the job was planned.
+            AccessLost: Most rows met one systemic fault, so nothing was published.
+            StorageLost: The store would not take the part; trying again is safe.
+            OutputError: Another job's part stands in its place.
+        """
+        with self._reading:
+            rows = self._rows.read(attempt.shard)
+        predictions = self._stream.submit(rows.uris).result()
+        _refuse_systemic(predictions)
+        began = time.perf_counter()
+        table = prediction_rows(rows, predictions, attempt, self._job.model.labels)
+        data = encode_part(
+            table,
+            job_id=self._job.job_id,
+            shard=attempt.shard.index,
+            attempt_id=attempt.attempt_id,
+            facts=self._facts,
+        )
+        standing = publish_part(self._store, self._layout.part_key(attempt.shard.index), data)
+        stats = replace(
+            predictions.stats, written_bytes=len(data), write_s=predictions.stats.write_s + time.perf_counter() - began
+        )
+        return ShardResult(
+            shard=attempt.shard.index,
+            attempt_id=standing.attempt_id,
+            published=standing.attempt_id == attempt.attempt_id,
+            stats=stats,
+            first_row_at=predictions.first_row_at,
+            last_row_at=predictions.last_row_at,
+        )
+
+    def live_counts(self) -> LiveCounts:
+        """Return how many images this worker has finished with, in published shards or not."""
+        return LiveCounts(*self._stream.counts()) if hasattr(self, "_stream") else LiveCounts()
+
+    def close(self) -> None:
+        """Stop the stream's threads; shards in flight are given up."""
+        if hasattr(self, "_stream"):
+            self._stream.close()
+
+
+def _refuse_systemic(predictions: ShardPredictions) -> None:
+    for code, count in predictions.stats.num_errors.items():
+        facts = CODES[ErrorCode(code)]
+        if facts.systemic and count > _SYSTEMIC_SHARE * predictions.stats.num_rows:
+            example = next(error for error in predictions.errors.values() if error.code == code)
+            raise AccessLost(
+                f"{count} of {predictions.stats.num_rows} images of a shard are {code}",
+                found=example.detail,
+                advice=f"{facts.advice}; the same command resumes",
+            )

@@ -1,0 +1,252 @@
+"""One job from end to end: resolve it, wire the flow once, run it, seal it, report it."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+from batchrec.engine.claims import Claim, claim
+from batchrec.engine.coordinator import Coordinator, Observer, RunCounts
+from batchrec.engine.devices import Placement, place
+from batchrec.engine.identity import Identity, bind, bound_identity, identify
+from batchrec.engine.inline_pool import InlinePool
+from batchrec.engine.ledger import Ledger
+from batchrec.engine.pool import Pool
+from batchrec.engine.summing import summarise
+from batchrec.engine.telling import ProgressFile, Quiet
+from batchrec.engine.worker import Worker, WorkerJob
+from batchrec.errors import ErrorCode
+from batchrec.manifest.definition import Manifest
+from batchrec.manifest.planning import Plan, plan_shards, rows_per_shard
+from batchrec.manifest.reading import open_manifest
+from batchrec.manifest.rows import RowReader
+from batchrec.models.backends import resolve_precision
+from batchrec.models.bundle import ModelSpec
+from batchrec.models.zoo import resolve_model
+from batchrec.output.layout import REPORT_KEY, Layout
+from batchrec.output.parts import encode_part, publish_part
+from batchrec.output.reading import Output
+from batchrec.output.rows import failed_rows
+from batchrec.output.seal import Seal, read_seal, seal, standing_parts
+from batchrec.records import Attempt, Shard
+from batchrec.report.summary import RunSummary
+from batchrec.spec import JobSpec
+from batchrec.storage import KeyMissing, Store, UriPolicy, create_or_compare, open_store, probe
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job with everything resolved that can be before any work.
+
+    Attributes:
+        spec: What the user asked for.
+        manifest: The opened manifest.
+        model: The resolved model.
+        precision: Class of arithmetic for the whole job.
+        placement: Workers on this machine.
+        identity: What decides the rows.
+        plan: The shards; an output begun earlier brings its own.
+        num_done: Shards whose parts stand already.
+        complete: Whether the output is sealed.
+    """
+
+    spec: JobSpec
+    manifest: Manifest
+    model: ModelSpec
+    precision: str
+    placement: Placement
+    identity: Identity
+    plan: Plan
+    num_done: int
+    complete: bool
+
+    def facts(self) -> dict[str, Any]:
+        """Return the plan as plain values, for printing."""
+        columns, model = self.manifest.columns, self.model
+        shards = {
+            "count": len(self.plan),
+            "rows": self.plan.rows_per_shard,
+            "done": self.num_done,
+            "complete": self.complete,
+        }
+        return {
+            "job_id": self.identity.job_id,
+            "files": len(self.manifest.files),
+            "rows": self.plan.num_rows,
+            "columns": {"uri": list(columns.uri), "id": columns.id, "passthrough": list(columns.passthrough)},
+            "model": model.name,
+            "architecture": model.architecture,
+            "labels": model.num_outputs,
+            "label_examples": list(model.labels[:3]),
+            "resize": model.preprocess.resize,
+            "crop": model.preprocess.crop,
+            "workers": self.placement.num_workers,
+            "device": self.placement.device,
+            "threads": self.placement.num_threads,
+            "precision": self.precision,
+            "shards": shards,
+            "output": self.spec.output,
+        }
+
+
+def plan_job(spec: JobSpec) -> Job:
+    """Resolve a job without writing anything.
+
+    Raises:
+        Refused: The manifest, the model or the output cannot be used.
+    """
+    manifest = open_manifest(spec)
+    model = resolve_model(spec.model, labels=spec.labels)
+    placement = place(spec.device, spec.workers)
+    precision = resolve_precision(spec.precision, placement.device)
+    identity = identify(spec, manifest, model, precision)
+    rows = spec.rows_per_shard or rows_per_shard(min(manifest.num_rows, spec.limit or manifest.num_rows))
+    plan = plan_shards([file.num_rows for file in manifest.files], rows, spec.limit)
+    store, layout = open_store(spec.output, spec.store), Layout(identity.job_id)
+    num_done, complete = 0, False
+    standing = bound_identity(store)
+    if standing is not None and standing.job_id == identity.job_id:
+        plan = _standing_plan(store, layout) or plan
+        num_done = len(standing_parts(store, layout, len(plan)))
+        complete = read_seal(store, layout) is not None
+    return Job(spec, manifest, model, precision, placement, identity, plan, num_done, complete)
+
+
+def run_job(
+    spec: JobSpec, observer: Observer | None = None, *, on_plan: Callable[[Job], None] = lambda _: None
+) -> RunSummary:
+    """Run a job to its end, or resume it, and return its report.
+
+    Args:
+        spec: What the user asked for.
+        observer: Told how the run goes.
+        on_plan: Given the resolved job before work begins.
+
+    Raises:
+        Refused: Nothing was started.
+        Resumable: The run ended early; the same call resumes it.
+        Stopped: The run was ended; the same call resumes it.
+    """
+    began_at = time.time()
+    observer = observer or Quiet()
+    job = plan_job(spec)
+    store = open_store(spec.output, spec.store)
+    layout = Layout(job.identity.job_id)
+    if not job.complete:
+        _prepare(store, layout, job)
+    on_plan(job)
+    sealed = read_seal(store, layout) if job.complete else None
+    if sealed is not None:
+        return _summarise(job, store, sealed, RunCounts(), began_at)
+    held = claim(store, layout, takeover=spec.takeover, say=observer.say)
+    try:
+        counts = _run(job, store, layout, held, observer)
+        sealed = seal(store, layout, list(job.plan), [file.name for file in job.manifest.files])
+    finally:
+        held.release()
+    summary = _summarise(job, store, sealed, counts, began_at)
+    store.overwrite(REPORT_KEY, json.dumps(summary.to_json(), indent=1).encode())
+    return summary
+
+
+def _summarise(job: Job, store: Store, sealed: Seal, counts: RunCounts, began_at: float) -> RunSummary:
+    return summarise(
+        sealed,
+        counts,
+        Output(store, job.identity.job_id, job.identity.fields).errors(),
+        output=job.spec.output,
+        model=job.model.name,
+        cores=job.placement.num_threads * job.placement.num_workers,
+        max_failure_rate=job.spec.max_failure_rate,
+        began_at=began_at,
+    )
+
+
+def _prepare(store: Store, layout: Layout, job: Job) -> None:
+    """Prove that the folder can hold a job, and make it this one's."""
+    probe(store)
+    bind(store, job.identity)
+    record = json.dumps(dict(job.identity.fields), sort_keys=True, indent=1).encode()
+    create_or_compare(store, layout.spec_key, record, same=lambda data: bool(json.loads(data) == json.loads(record)))
+    create_or_compare(
+        store, layout.plan_key, job.plan.to_parquet(), same=lambda data: Plan.from_parquet(data) == job.plan
+    )
+
+
+def _standing_plan(store: Store, layout: Layout) -> Plan | None:
+    try:
+        return Plan.from_parquet(store.read(layout.plan_key))
+    except KeyMissing:
+        return None
+
+
+def _run(job: Job, store: Store, layout: Layout, held: Claim, observer: Observer) -> RunCounts:
+    done = standing_parts(store, layout, len(job.plan))
+    ledger = Ledger(job.plan, done, run_id=uuid.uuid4().hex[:12])
+    if ledger.finished:
+        return RunCounts()
+    coordinator = Coordinator(
+        ledger,
+        make_pool(job, worker_job(job, store)),
+        num_workers=min(job.placement.num_workers, ledger.num_pending),
+        superseded_by=lambda: held.superseded_by,
+        abandon=partial(_publish_failed, job, store, layout),
+        observer=ProgressFile(observer, store, layout, held.number, job.plan.num_rows, len(job.plan)),
+        deadline_s=job.spec.deadline_s,
+    )
+    return coordinator.run()
+
+
+def worker_job(job: Job, store: Store) -> WorkerJob:
+    """Return what each worker is told of a job."""
+    spec = job.spec
+    return WorkerJob(
+        job_id=job.identity.job_id,
+        output=store.url,
+        store=spec.store,
+        manifest=job.manifest,
+        policy=UriPolicy(job.manifest.root, spec.input_roots, spec.allow_buckets),
+        limits=spec.image_limits,
+        model=job.model,
+        precision=job.precision,
+        device=job.placement.device,
+        backend=spec.backend,
+        batch_size=spec.batch_size,
+        top_k=spec.top_k,
+        num_threads=job.placement.num_threads,
+        facts={
+            "model": job.model.name,
+            "weights_sha256": job.model.weights_sha256,
+            "labels_sha256": job.model.labels_sha256,
+            "preprocess": job.model.preprocess.to_json(),
+            "batchrec": version("batchrec"),
+        },
+    )
+
+
+def make_pool(job: Job, work: WorkerJob) -> Pool:
+    """Return the pool a job asks for; Ray is started here, and only if it is asked for."""
+    if job.spec.pool == "inline":
+        return InlinePool(partial(Worker, work))
+    from batchrec.engine.ray_pool import RayPool, start_local_ray
+
+    placement = job.placement
+    start_local_ray(placement.num_threads * placement.num_workers)
+    return RayPool(partial(Worker, work), num_cpus=placement.num_threads, num_gpus=int(placement.device == "cuda"))
+
+
+def _publish_failed(job: Job, store: Store, layout: Layout, shard: Shard, reason: str) -> None:
+    """Publish the rows of a shard past its caps as errors, so that every row still ends once."""
+    attempt = Attempt(shard, 0, f"abandoned-{uuid.uuid4().hex[:12]}")
+    reader = RowReader(job.manifest, job.spec.store)
+    rows = failed_rows(reader.read(shard), attempt, ErrorCode.SHARD_FAILED, reason[:300])
+    reader.close()
+    facts = worker_job(job, store).facts
+    data = encode_part(rows, job_id=layout.job_id, shard=shard.index, attempt_id=attempt.attempt_id, facts=facts)
+    publish_part(store, layout.part_key(shard.index), data)

@@ -1,0 +1,185 @@
+"""The model on the CPU through OpenVINO; after the first start without torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from batchrec.models.backends.scores import Scores, scores_from_logits
+from batchrec.models.remembering import cache_folder, digest
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from numpy.typing import NDArray
+    from openvino import Model
+
+    from batchrec.models.bundle import ModelSpec
+
+_HINTS: Final = {"fp32": "f32", "bf16": "bf16"}
+_IR_FORMAT: Final = 1
+
+
+def import_openvino() -> ModuleType:
+    """Import openvino, the only way it is imported here, without its telemetry.
+
+    Its import writes an identifier into the home and reports to a host. Marking the reporting
+    package as absent makes openvino use its own silent stand-in.
+    """
+    if "openvino" not in sys.modules:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return import_module("openvino")
+
+
+def openvino_version() -> str | None:
+    """Return the version installed, or None; imports nothing."""
+    try:
+        return version("openvino") if find_spec("openvino") else None
+    except PackageNotFoundError:
+        return None
+
+
+class OpenVinoBackend:
+    """A compiled model with one inference request per stream.
+
+    With as many streams as threads, each call of :meth:`predict` runs on one thread and that
+    many calls may run at once; with one stream, one call uses all threads.
+    """
+
+    name = "openvino"
+    device = "cpu"
+
+    def __init__(
+        self,
+        model: ModelSpec,
+        *,
+        precision: str,
+        batch_size: int,
+        num_threads: int,
+        top_k: int,
+        cache_dir: Path | None = None,
+        streams: int | None = None,
+    ) -> None:
+        self.precision = precision
+        self.batch_size = batch_size
+        self.concurrency = streams or num_threads
+        self._top_k = top_k
+        graph = load_graph(model, batch_size, cache_dir)
+        settings = _settings(precision, num_threads, self.concurrency)
+        compiled = import_openvino().Core().compile_model(graph, "CPU", settings)
+        self._requests: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(self.concurrency):
+            self._requests.put(compiled.create_infer_request())
+
+    def predict(self, images: NDArray[np.uint8]) -> Scores:
+        """Recognise uint8 RGB ``(batch_size, crop, crop, 3)``; callers beyond the streams wait."""
+        request = self._requests.get()
+        try:
+            outputs = request.infer({0: images}, share_inputs=True, share_outputs=True)
+            return scores_from_logits(outputs[0], self._top_k)
+        finally:
+            self._requests.put(request)
+
+
+def load_graph(model: ModelSpec, batch_size: int, cache_dir: Path | None = None) -> Model:
+    """Return the model as an OpenVINO graph from uint8 images to logits.
+
+    Read from the cache folder where it was kept; else converted, which imports torch, and kept.
+    """
+    cache_dir = cache_dir or cache_folder()
+    kept = cache_dir / "ir" / _graph_key(model, batch_size) if cache_dir else None
+    graph = _read_graph(kept) if kept else None
+    if graph is None:
+        graph = _convert(model, batch_size)
+        if kept:
+            _keep_graph(graph, kept)
+    return graph
+
+
+def _settings(precision: str, num_threads: int, streams: int) -> dict[str, Any]:
+    return {
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
+        "NUM_STREAMS": str(streams),
+        "INFERENCE_NUM_THREADS": num_threads,
+        # Several workers of one machine would all pin themselves to its first cores.
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
+def _graph_key(model: ModelSpec, batch_size: int) -> str:
+    facts = {
+        "format": _IR_FORMAT,
+        "weights": model.weights_sha256,
+        "architecture": model.architecture,
+        "num_outputs": model.num_outputs,
+        "preprocess": model.preprocess.to_json(),
+        "batch_size": batch_size,
+        "openvino": openvino_version(),
+        "torchvision": version("torchvision"),
+    }
+    return digest(facts)[:32]
+
+
+def _read_graph(folder: Path) -> Model | None:
+    if not (folder / "model.xml").is_file():
+        return None
+    try:
+        return import_openvino().Core().read_model(folder / "model.xml")
+    except RuntimeError:
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+
+def _keep_graph(graph: Model, folder: Path) -> None:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staged = tempfile.mkdtemp(prefix=".new-", dir=folder.parent)
+    except OSError:
+        return
+    try:
+        import_openvino().save_model(graph, os.path.join(staged, "model.xml"), compress_to_fp16=False)  # noqa: PTH118
+        # Another process may have kept the same graph meanwhile: then this fails and theirs stands.
+        Path(staged).rename(folder)
+    except (OSError, RuntimeError):
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _convert(model: ModelSpec, batch_size: int) -> Model:
+    import torch
+
+    from batchrec.models.building import build_model
+
+    side = model.preprocess.crop
+    example = torch.zeros(batch_size, 3, side, side)
+    network = build_model(model)
+    with warnings.catch_warnings():
+        # Tracing warns of every shape it fixes; the shape is meant to be fixed.
+        warnings.simplefilter("ignore")
+        graph = import_openvino().convert_model(network, example_input=example)
+    graph.reshape([batch_size, 3, side, side])
+    return _with_preprocessing(graph, model)
+
+
+def _with_preprocessing(graph: Model, model: ModelSpec) -> Model:
+    ov = import_openvino()
+    from openvino.preprocess import PrePostProcessor
+
+    steps = PrePostProcessor(graph)
+    steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
+    steps.input().model().set_layout(ov.Layout("NCHW"))
+    steps.input().preprocess().convert_element_type(ov.Type.f32).mean(
+        [255 * value for value in model.preprocess.mean]
+    ).scale([255 * value for value in model.preprocess.std])
+    return steps.build()

@@ -1,0 +1,87 @@
+"""The model on the CPU through torch: as it is, or compiled."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from batchrec.errors import ModelError
+from batchrec.models.backends.scores import Scores, scores_from_logits
+from batchrec.models.building import build_model
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from batchrec.models.bundle import ModelSpec
+
+
+class TorchCpuBackend:
+    """Channels-last torch in inference mode; one call at a time uses all its threads."""
+
+    device = "cpu"
+    concurrency = 1
+
+    def __init__(
+        self,
+        model: ModelSpec,
+        *,
+        precision: str,
+        batch_size: int,
+        num_threads: int,
+        top_k: int,
+        compiled: bool = False,
+    ) -> None:
+        import torch
+
+        self.name = "torch-inductor" if compiled else "torch-eager"
+        self.precision = precision
+        self.batch_size = batch_size
+        self._top_k = top_k
+        self._alone = threading.Lock()
+        torch.set_num_threads(num_threads)
+        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self._mean, self._scale = normalisation(model, "cpu")
+        self._network: Any = build_model(model).to(self._dtype).to(memory_format=torch.channels_last)
+        if compiled:
+            self._compile(model.preprocess.crop)
+
+    def predict(self, images: NDArray[np.uint8]) -> Scores:
+        """Recognise uint8 RGB ``(batch_size, crop, crop, 3)``; other callers wait."""
+        import torch
+
+        with self._alone, torch.inference_mode():
+            # The layout of the bytes is channels-last already: permuting only renames the axes.
+            pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+            inputs = pixels.sub_(self._mean).mul_(self._scale).to(self._dtype)
+            logits = self._network(inputs).float().numpy()
+        return scores_from_logits(logits, self._top_k)
+
+    def _compile(self, side: int) -> None:
+        import torch
+        from torch._inductor.exc import InductorError
+
+        self._network = torch.compile(self._network, options={"freezing": True})
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.predict(np.zeros((self.batch_size, side, side, 3), dtype=np.uint8))
+        except (InductorError, torch._dynamo.exc.BackendCompilerFailed) as error:
+            raise ModelError(
+                "torch-inductor cannot compile here",
+                found=str(error).strip().splitlines()[0][:200],
+                advice="install a C++ compiler, or use --backend torch-eager",
+            ) from error
+
+
+def normalisation(model: ModelSpec, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and reciprocal deviation for bytes, float32 ``(1, 3, 1, 1)``."""
+    import torch
+
+    def column(values: tuple[float, ...]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=device).reshape(1, 3, 1, 1) * 255
+
+    return column(model.preprocess.mean), 1 / column(model.preprocess.std)

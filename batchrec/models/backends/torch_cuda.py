@@ -1,0 +1,94 @@
+"""The model on one CUDA device through torch."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from batchrec.errors import ModelError
+from batchrec.models.backends.scores import Scores
+from batchrec.models.backends.torch_cpu import normalisation
+from batchrec.models.building import build_model
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from batchrec.models.bundle import ModelSpec
+
+_DTYPES: Final = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+class TorchCudaBackend:
+    """Channels-last half precision; only the best scores come back from the device.
+
+    Images pass through one page-locked buffer. It is safe to reuse because every call ends by
+    reading the scores, which come after the copy on the same stream.
+    """
+
+    name = "torch-cuda"
+    concurrency = 1
+
+    def __init__(self, model: ModelSpec, *, precision: str, device: str, batch_size: int, top_k: int) -> None:
+        import torch
+
+        self.device = device
+        self.precision = precision
+        self.batch_size = batch_size
+        self._top_k = min(top_k, model.num_outputs)
+        self._chunk = batch_size
+        self._alone = threading.Lock()
+        self._dtype: torch.dtype = getattr(torch, _DTYPES[precision])
+        self._mean, self._scale = normalisation(model, device)
+        self._network = build_model(model).to(device, self._dtype).to(memory_format=torch.channels_last)
+        shape = (batch_size, model.preprocess.crop, model.preprocess.crop, 3)
+        self._staging = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        torch.backends.cudnn.benchmark = True
+        self.predict(np.zeros(shape, dtype=np.uint8))
+
+    def predict(self, images: NDArray[np.uint8]) -> Scores:
+        """Recognise uint8 RGB ``(batch_size, crop, crop, 3)``; other callers wait.
+
+        Where the device runs out of memory the batch is halved, redone and kept halved.
+
+        Raises:
+            ModelError: If not even one image fits into the device's memory.
+        """
+        import torch
+
+        with self._alone:
+            np.copyto(self._staging.numpy(), images)
+            while True:
+                try:
+                    return self._predict_staged()
+                except torch.cuda.OutOfMemoryError as error:
+                    self._halve(error)
+
+    def _predict_staged(self) -> Scores:
+        import torch
+
+        with torch.inference_mode():
+            parts = [self._forward(chunk) for chunk in torch.split(self._staging, self._chunk)]
+            scores, labels, entropy = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+        return Scores(scores, labels, entropy)
+
+    def _forward(self, chunk: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        import torch
+
+        pixels = chunk.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
+        logits = self._network(pixels.sub_(self._mean).mul_(self._scale).to(self._dtype)).float()
+        log_scores = torch.log_softmax(logits, dim=1)
+        scores = log_scores.exp()
+        entropy = torch.special.entr(scores).sum(dim=1)
+        top = scores.topk(self._top_k, dim=1)
+        return top.values, top.indices.to(torch.int32), entropy
+
+    def _halve(self, error: Exception) -> None:
+        import torch
+
+        if self._chunk == 1:
+            raise ModelError("one image does not fit into the device's memory", found=str(error)) from error
+        self._chunk = -(-self._chunk // 2)
+        torch.cuda.empty_cache()

@@ -1,0 +1,74 @@
+"""What one start works out and the next need not: small JSON values in the cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def cache_folder() -> Path | None:
+    """Return the folder for things that can be made again, or None where none can be written.
+
+    ``BATCHREC_CACHE`` names it; else ``batchrec`` under ``XDG_CACHE_HOME`` or ``~/.cache``.
+    """
+    named = os.environ.get("BATCHREC_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = Path(named or f"{base}/batchrec").expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK | os.X_OK) else None
+
+
+def digest(value: object) -> str:
+    """Return the sha256 of a value's canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def remember(
+    kind: str, key: Mapping[str, Any], compute: Callable[[], dict[str, Any]], *, folder: Path | None = None
+) -> dict[str, Any]:
+    """Return the value stored under a key, computing and storing it the first time.
+
+    Args:
+        kind: Subfolder of the cache.
+        key: Everything the value depends on; JSON.
+        compute: Makes the value; JSON. What it raises passes through and is not stored.
+        folder: The cache folder; :func:`cache_folder` when None.
+    """
+    folder = folder or cache_folder()
+    if folder is None:
+        return compute()
+    path = folder / kind / f"{digest(key)[:32]}.json"
+    known = _read(path, key)
+    if known is None:
+        known = compute()
+        _write(path, {"key": key, "value": known})
+    return known
+
+
+def _read(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
+    try:
+        stored = json.loads(path.read_bytes())
+        value = stored["value"] if stored["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _write(path: Path, record: Mapping[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".new-", delete=False) as staged:
+            json.dump(record, staged)
+        Path(staged.name).replace(path)
+    except OSError:
+        # A full or read-only cache only costs the next start its shortcut.
+        return

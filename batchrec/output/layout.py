@@ -1,0 +1,77 @@
+"""Where things lie in an output folder.
+
+OUT/
+  predictions/job=<job12>/part-<shard>.parquet   create-only: this object is the commit of its shard
+  errors/job=<job12>/errors.parquet              derived when sealing
+  report.json                                    the latest run, for people
+  _batchrec/OUTPUT.json                          binds the folder to one job
+  _batchrec/<job_id>/...                         spec, plan, drivers, progress, seal
+  _SUCCESS                                       last
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+OUTPUT_KEY = "_batchrec/OUTPUT.json"
+SUCCESS_KEY = "_SUCCESS"
+REPORT_KEY = "report.json"
+
+_PART_NAME = re.compile(r"part-(\d{8,})\.parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Keys of one job's objects in its output folder."""
+
+    job_id: str
+
+    @property
+    def parts_prefix(self) -> str:
+        """Prefix of all parts."""
+        return f"predictions/job={self.job_id[:12]}/"
+
+    @property
+    def private_prefix(self) -> str:
+        """Prefix of what only batchrec reads."""
+        return f"_batchrec/{self.job_id}/"
+
+    @property
+    def errors_key(self) -> str:
+        """Table of the rows that are not ok."""
+        return f"errors/job={self.job_id[:12]}/errors.parquet"
+
+    @property
+    def spec_key(self) -> str:
+        """Identity and definition of the job."""
+        return self.private_prefix + "spec.json"
+
+    @property
+    def plan_key(self) -> str:
+        """Boundaries of the shards."""
+        return self.private_prefix + "plan.parquet"
+
+    @property
+    def seal_key(self) -> str:
+        """Every part with its size, counts and digest."""
+        return self.private_prefix + "SEAL.json"
+
+    @property
+    def progress_key(self) -> str:
+        """Advisory progress of the running coordinator."""
+        return self.private_prefix + "progress.json"
+
+    @property
+    def drivers_prefix(self) -> str:
+        """Claims and heartbeats of coordinators."""
+        return self.private_prefix + "drivers/"
+
+    def part_key(self, shard: int) -> str:
+        """Key of one shard's part."""
+        return f"{self.parts_prefix}part-{shard:08d}.parquet"
+
+    def shard_of(self, key: str) -> int | None:
+        """Return the shard whose part lies under ``key``; None for foreign names."""
+        match = _PART_NAME.fullmatch(key.removeprefix(self.parts_prefix))
+        return int(match[1]) if match and key == self.part_key(int(match[1])) else None

@@ -1,0 +1,159 @@
+"""Parts: one Parquet object for one shard, published once.
+
+The part is the commit. Its footer says whose it is, so that any answer of the store short of a plain
+OK is settled by reading the object back.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchrec.errors import OutputError, StorageLost
+from batchrec.output.digest import table_sha256
+from batchrec.output.schema import NOT_IN_DIGEST, OK
+from batchrec.storage import KeyExists, KeyMissing, Store, Uncertain
+
+_FOOTER_KEY = b"batchrec"
+_MAX_PUTS = 6
+_PAUSE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class PartFooter:
+    """What a part says of itself, kept as JSON in the Parquet footer.
+
+    Attributes:
+        job_id: Whose part it is.
+        shard: Which shard it holds.
+        attempt_id: Which attempt wrote it.
+        num_rows: Rows, equal to the plan's.
+        num_ok: Rows with a prediction.
+        num_errors: Rows without, by code.
+        rows_sha256: Digest of the rows, see :func:`batchrec.output.digest.table_sha256`.
+        facts: Model, preprocessing and versions, for people.
+    """
+
+    job_id: str
+    shard: int
+    attempt_id: str
+    num_rows: int
+    num_ok: int
+    num_errors: Mapping[str, int]
+    rows_sha256: str
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+
+class UnreadablePart(Exception):
+    """An object under a part's name is not a part."""
+
+
+def encode_part(rows: pa.Table, *, job_id: str, shard: int, attempt_id: str, facts: Mapping[str, object]) -> bytes:
+    """Return a shard's rows as the bytes of its part.
+
+    Args:
+        rows: Predictions in manifest order, see :mod:`batchrec.output.schema`.
+        job_id: Job the part belongs to.
+        shard: Index of the shard.
+        attempt_id: Attempt that made the rows.
+        facts: Model, preprocessing and versions, for people.
+    """
+    codes = Counter(rows.column("error_code").drop_null().to_pylist())
+    num_ok = rows.column("status").to_pylist().count(OK)
+    digest = table_sha256(rows, leave_out=NOT_IN_DIGEST)
+    footer = PartFooter(job_id, shard, attempt_id, rows.num_rows, num_ok, dict(sorted(codes.items())), digest, facts)
+    metadata = {**(rows.schema.metadata or {}), _FOOTER_KEY: json.dumps(asdict(footer), sort_keys=True).encode()}
+    buffer = io.BytesIO()
+    pq.write_table(
+        rows.replace_schema_metadata(metadata), buffer, compression="zstd", use_dictionary=_repeating(rows.schema)
+    )
+    return buffer.getvalue()
+
+
+def _repeating(schema: pa.Schema) -> list[str]:
+    # A dictionary of floats, ids or URIs is larger than the values; labels and codes repeat.
+    always = {"status", "error_code", "label", "top_k.list.element.label"}
+    own = {"image_id", "uri", "error_detail"}
+    carried = {f.name for f in schema if pa.types.is_string(f.type) and f.name not in own}
+    return sorted(always | carried)
+
+
+def decode_footer(metadata: pq.FileMetaData) -> PartFooter:
+    """Return the footer of a Parquet file of ours.
+
+    Raises:
+        UnreadablePart: It carries no footer of ours.
+    """
+    try:
+        return PartFooter(**json.loads((metadata.metadata or {})[_FOOTER_KEY]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnreadablePart("it is Parquet, but not written by batchrec") from error
+
+
+def read_footer(store: Store, key: str) -> PartFooter:
+    """Read the footer of a published part.
+
+    Raises:
+        KeyMissing: Nothing is stored there.
+        UnreadablePart: What is stored there is not a part.
+    """
+    with store.open(key) as stream:
+        try:
+            return decode_footer(pq.ParquetFile(pa.PythonFile(stream, mode="r")).metadata)
+        except pa.ArrowInvalid as error:
+            raise UnreadablePart(f"it is not Parquet: {str(error).splitlines()[0]}") from error
+
+
+def publish_part(store: Store, key: str, data: bytes, *, pause: Callable[[float], None] = time.sleep) -> PartFooter:
+    """Put a part in place unless one stands there, and return the footer of the one that stands.
+
+    Raises:
+        OutputError: What stands there belongs to another job or is not a part.
+        StorageLost: The store would not say, within a bound; the shard may be tried again safely.
+    """
+    mine = decode_footer(pq.read_metadata(io.BytesIO(data)))
+    for put in range(_MAX_PUTS):
+        try:
+            store.create(key, data)
+        except (KeyExists, Uncertain):
+            standing = _look(store, key, pause)
+        else:
+            return mine
+        if standing is not None:
+            return _settle(standing, mine, store, key)
+        pause(_PAUSE_S * 2**put * random.uniform(0.5, 1.0))
+    raise StorageLost(
+        f"the store would not take {key}", found=f"{_MAX_PUTS} unclear answers in a row", advice="run again to resume"
+    )
+
+
+def _look(store: Store, key: str, pause: Callable[[float], None]) -> PartFooter | UnreadablePart | None:
+    """Read back what stands under ``key``, once more after a pause if it cannot be read."""
+    found: PartFooter | UnreadablePart | None = None
+    for last in (False, True):
+        try:
+            return read_footer(store, key)
+        except KeyMissing:
+            found = None
+        except UnreadablePart as error:
+            found = error
+        if not last:
+            pause(_PAUSE_S)
+    return found
+
+
+def _settle(standing: PartFooter | UnreadablePart, mine: PartFooter, store: Store, key: str) -> PartFooter:
+    if isinstance(standing, PartFooter) and (standing.job_id, standing.shard) == (mine.job_id, mine.shard):
+        return standing
+    found = str(standing) if isinstance(standing, UnreadablePart) else f"a part of job {standing.job_id[:12]}"
+    raise OutputError(
+        f"{store.url}/{key} is not a part of this job", found=found, advice="move it away, or use another output folder"
+    )

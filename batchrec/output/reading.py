@@ -1,0 +1,112 @@
+"""Outputs as their readers see them: ``batchrec.open(OUT)`` and the verbs that look at a folder."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from batchrec.errors import OutputError
+from batchrec.output.layout import OUTPUT_KEY, REPORT_KEY, Layout
+from batchrec.output.schema import ERROR
+from batchrec.output.seal import Seal, read_seal, standing_parts
+from batchrec.output.tables import read_table
+from batchrec.spec import StoreOptions
+from batchrec.storage import KeyMissing, Store, open_store
+
+
+@dataclass(frozen=True)
+class Output:
+    """One job's output folder, complete or not.
+
+    Attributes:
+        store: The folder.
+        job_id: The job it belongs to.
+        identity: What decides the job's rows.
+    """
+
+    store: Store
+    job_id: str
+    identity: Mapping[str, Any]
+
+    @property
+    def layout(self) -> Layout:
+        """Keys of the job's objects."""
+        return Layout(self.job_id)
+
+    @cached_property
+    def seal(self) -> Seal | None:
+        """The seal; None while the job is not complete."""
+        return read_seal(self.store, self.layout)
+
+    @cached_property
+    def parts(self) -> list[str]:
+        """Keys of the parts that stand, in plan order."""
+        return [self.layout.part_key(shard) for shard in sorted(standing_parts(self.store, self.layout, 10**8))]
+
+    def predictions(self) -> ds.Dataset:
+        """Return the rows as a pyarrow dataset; columns are read when they are asked for.
+
+        Raises:
+            OutputError: No part stands yet.
+        """
+        if not self.parts:
+            raise OutputError(f"{self.store.url} has no predictions yet", advice="see `batchrec status`")
+        files = [self.store.open(key) for key in self.parts]
+        fragments = [ds.ParquetFileFormat().make_fragment(pa.PythonFile(file, mode="r")) for file in files]
+        return ds.FileSystemDataset(fragments, fragments[0].physical_schema, ds.ParquetFileFormat())
+
+    def errors(self) -> pa.Table:
+        """Return the rows without a prediction; of a job under way, those published so far."""
+        if self.seal is not None:
+            return read_table(io.BytesIO(self.store.read(self.layout.errors_key)))
+        columns = ["image_id", "uri", "row", "error_code", "error_detail", "attempt"]
+        return self.predictions().to_table(columns=columns, use_threads=False, filter=pc.field("status") == ERROR)
+
+    def report(self) -> dict[str, Any]:
+        """Return the report of the latest run.
+
+        Raises:
+            OutputError: No run has ended yet.
+        """
+        return self._json(REPORT_KEY, "no run of this job has ended yet: see `batchrec status`")
+
+    def progress(self) -> dict[str, Any] | None:
+        """Return what the running coordinator last said; None if it never did."""
+        try:
+            return dict(json.loads(self.store.read(self.layout.progress_key)))
+        except KeyMissing:
+            return None
+
+    def _json(self, key: str, advice: str) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self.store.read(key)))
+        except KeyMissing as error:
+            raise OutputError(f"{self.store.url}/{key} is not there", advice=advice) from error
+
+
+def open_output(url: str, options: StoreOptions | None = None) -> Output:
+    """Open an output folder.
+
+    Raises:
+        OutputError: The folder is no job's.
+    """
+    store = open_store(url, options or StoreOptions())
+    try:
+        record = json.loads(store.read(OUTPUT_KEY))
+        return Output(store, record["job_id"], record["identity"])
+    except KeyMissing as error:
+        raise OutputError(
+            f"{url} is not the output of a job", found=f"no {OUTPUT_KEY}", advice="name the folder given with -o"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutputError(
+            f"{url}/{OUTPUT_KEY} cannot be read", found=str(error), advice="it was not written by batchrec"
+        ) from error

@@ -1,0 +1,52 @@
+"""The predictions table: one row out for each manifest row in.
+
+Columns are documented for users in docs/formats.md; ``SCHEMA_VERSION`` is part of a job's identity.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pyarrow as pa
+
+SCHEMA_VERSION: Final = 1
+
+#: Differs between attempts that are equal in every other respect, so it is not part of the digest.
+NOT_IN_DIGEST: Final = frozenset({"attempt"})
+
+OK: Final = "ok"
+ERROR: Final = "error"
+
+SCORED_LABEL: Final = pa.struct([pa.field("label", pa.string()), pa.field("score", pa.float32())])
+
+FIELDS: Final = (
+    pa.field("image_id", pa.string()),
+    pa.field("uri", pa.string()),
+    pa.field("row", pa.int64(), nullable=False),
+    pa.field("status", pa.string(), nullable=False),
+    pa.field("error_code", pa.string()),
+    pa.field("error_detail", pa.string()),
+    pa.field("label", pa.string()),
+    pa.field("score", pa.float32()),
+    pa.field("margin", pa.float32()),
+    pa.field("entropy", pa.float32()),
+    pa.field("top_k", pa.list_(SCORED_LABEL)),
+    pa.field("width", pa.int32()),
+    pa.field("height", pa.int32()),
+    pa.field("bytes", pa.int64()),
+    pa.field("attempt", pa.int32(), nullable=False),
+)
+
+OUTPUT_COLUMNS: Final = tuple(field.name for field in FIELDS)
+
+
+def predictions_schema(passthrough: pa.Schema) -> pa.Schema:
+    """Return the schema of a part whose manifest carries ``passthrough`` along."""
+    return pa.schema([*FIELDS, *passthrough])
+
+
+def errors_schema() -> pa.Schema:
+    """Return the schema of ``errors.parquet``: the failed rows, each with a pointer into the manifest."""
+    pointer = [pa.field("manifest_file", pa.string(), nullable=False), pa.field("file_row", pa.int64(), nullable=False)]
+    wanted = ("image_id", "uri", "row", "error_code", "error_detail", "attempt")
+    return pa.schema([*(field for field in FIELDS if field.name in wanted), *pointer])

@@ -1,0 +1,187 @@
+"""Bytes of an image to the model's input, or the one code that says why not."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import re
+import struct
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import simplejpeg
+from PIL import Image, _imaging
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from batchrec.errors import ErrorCode, ImageError
+from batchrec.pipeline.colours import orientation_after_loading, to_rgb
+from batchrec.pipeline.headers import Header, ends_early, read_header
+from batchrec.pipeline.jpeg import END_MARKER, JpegHeader
+from batchrec.pipeline.resizing import Pixels, Resizer
+from batchrec.pipeline.sniffing import kind_of
+
+if TYPE_CHECKING:
+    from batchrec.models.preprocessing import Preprocess
+    from batchrec.spec import ImageLimits
+
+# The classes themselves, not Image.open: no other format can be reached, whatever the bytes say, and no
+# file is ever handed to an external program.
+_READERS: dict[str, Callable[[BytesIO], ImageFile]] = {
+    "jpeg": JpegImageFile,
+    "png": PngImageFile,
+    "webp": WebPImageFile,
+    "gif": GifImageFile,
+    "bmp": BmpImageFile,
+    "tiff": TiffImageFile,
+}
+_PILLOW = r"PIL\."
+_WARNING_RULE = ("ignore", None, Warning, re.compile(_PILLOW), 0)
+_DETAIL_CHARACTERS = 200
+_UNSUPPORTED_WORDS = ("unsupported", "cannot handle", "unknown pixel mode")
+_MEMORY_WORDS = ("allocate memory", "out of memory")
+_TRUNCATION_WORDS = ("truncat", "not enough", "unexpected end", "premature", "no more data", "end of file")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What is worth knowing of an image beside its pixels.
+
+    Attributes:
+        width: Pixels from left to right, upright.
+        height: Pixels from top to bottom, upright.
+    """
+
+    width: int
+    height: int
+
+
+class Decoder:
+    """Decodes, turns upright, resizes and crops. One instance serves any number of threads.
+
+    Args:
+        preprocess: What the model wants.
+        limits: What is refused from its header.
+    """
+
+    def __init__(self, preprocess: Preprocess, limits: ImageLimits) -> None:
+        self._resizer = Resizer(preprocess)
+        self._limits = limits
+        _take_pillow_in_hand()
+
+    def decode(self, data: bytes) -> tuple[Pixels, ImageFacts]:
+        """Decode one image.
+
+        Returns:
+            RGB pixels of shape (crop, crop, 3), not always contiguous, and the facts of the whole image.
+
+        Raises:
+            ImageError: Whatever is wrong with the image, and nothing else.
+        """
+        if not data:
+            raise ImageError(ErrorCode.EMPTY)
+        header = read_header(kind_of(data), data)
+        try:
+            return self._decode(data, header)
+        except ImageError:
+            raise
+        except Exception as error:
+            # The border that isolates one image: decoders answer bad bytes with OSError, ValueError,
+            # SyntaxError, KeyError, ZeroDivisionError and more, and no list of them has ever been complete.
+            raise _image_error(error, header, data) from error
+
+    def _decode(self, data: bytes, header: Header) -> tuple[Pixels, ImageFacts]:
+        self._check_size(header.size)
+        orientation = header.jpeg.orientation if header.jpeg else 1
+        pixels = _decode_plain_jpeg(data, header.jpeg) if header.jpeg else None
+        if pixels is not None:
+            return self._resizer.from_array(pixels, orientation), _facts(pixels.shape[1::-1], orientation)
+        _ignore_warnings()
+        image = _READERS[header.kind](BytesIO(data))
+        self._check_size(image.size)  # a GIF frame beyond its canvas, a BigTIFF
+        image.load()
+        if not header.jpeg:
+            orientation = orientation_after_loading(image)
+        rgb = to_rgb(image, header.depth)
+        return self._resizer.from_image(rgb, orientation), _facts(rgb.size, orientation)
+
+    def _check_size(self, size: tuple[int, int] | None) -> None:
+        if size and size[0] * size[1] > self._limits.max_pixels:
+            raise ImageError(
+                ErrorCode.TOO_MANY_PIXELS, f"{size[0]} x {size[1]} pixels, the limit is {self._limits.max_pixels}"
+            )
+
+
+def _decode_plain_jpeg(data: bytes, jpeg: JpegHeader) -> Pixels | None:
+    """Decode with libjpeg-turbo directly; None leaves the verdict to Pillow, which forgives more."""
+    if not jpeg.is_plain:
+        return None
+    pixels = _decode_strictly(data)
+    if pixels is None and jpeg.has_one_scan and data.find(END_MARKER, jpeg.scan_start) < 0:
+        # Every pixel may be there all the same: strict decoding with the end marker put back tells.
+        pixels = _decode_strictly(data + END_MARKER)
+    return pixels
+
+
+def _decode_strictly(data: bytes) -> Pixels | None:
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError:
+        return None
+    return pixels
+
+
+def _facts(size: tuple[int, ...], orientation: int) -> ImageFacts:
+    width, height = size if orientation < 5 else size[::-1]
+    return ImageFacts(width, height)
+
+
+def _image_error(error: Exception, header: Header, data: bytes) -> ImageError:
+    detail = _detail(error)
+    if isinstance(error, MemoryError) or _says(detail, _MEMORY_WORDS):
+        return ImageError(ErrorCode.OUT_OF_MEMORY, detail)
+    is_cut = isinstance(error.__cause__ or error, EOFError | struct.error) or _says(detail, _TRUNCATION_WORDS)
+    if is_cut or ends_early(header, data):
+        return ImageError(ErrorCode.TRUNCATED, detail)
+    if header.jpeg and header.jpeg.rarity:
+        return ImageError(ErrorCode.UNSUPPORTED_FORMAT, header.jpeg.rarity)
+    return ImageError(ErrorCode.UNSUPPORTED_FORMAT if _says(detail, _UNSUPPORTED_WORDS) else ErrorCode.CORRUPT, detail)
+
+
+def _says(detail: str, words: tuple[str, ...]) -> bool:
+    return any(word in detail.lower() for word in words)
+
+
+def _detail(error: Exception) -> str:
+    text = re.sub(r"<[^<>]* at 0x[0-9a-f]+>|0x[0-9a-f]{6,}", "...", f"{type(error).__name__}: {error}")
+    return "".join(letter if letter.isprintable() else " " for letter in text)[:_DETAIL_CHARACTERS]
+
+
+def _take_pillow_in_hand() -> None:
+    """Set, for the whole process, what Pillow has only global switches for."""
+    Image.MAX_IMAGE_PIXELS = None  # the limits of the job are checked here, from the header
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    _ignore_warnings()
+    # libtiff prints a line for every tag it dislikes, thousands for one file; Pillow leaves that on.
+    libtiff = ctypes.CDLL(_imaging.__file__)
+    if hasattr(libtiff, "TIFFSetErrorHandler"):
+        libtiff.TIFFSetErrorHandler(None)
+        libtiff.TIFFSetWarningHandler(None)
+
+
+def _ignore_warnings() -> None:
+    """Put the rule against Pillow's warnings in front, unless it is there.
+
+    They speak of one image, whose row says it better; where warnings are errors they would turn readable
+    images into failures. ``warnings.catch_warnings`` is no way here: decoders run in threads.
+    """
+    if not warnings.filters or warnings.filters[0] != _WARNING_RULE:
+        warnings.filterwarnings("ignore", module=_PILLOW)

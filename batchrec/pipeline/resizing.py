@@ -1,0 +1,165 @@
+"""Resize and centre crop, computing no pixel that is not kept.
+
+The geometry is that of ``torchvision.transforms._presets.ImageClassification`` on a PIL image:
+short side to ``resize``, antialiased, then ``center_crop``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from batchrec.models.preprocessing import Preprocess
+
+Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+
+_SUPPORT = {"bilinear": 1, "bicubic": 2}
+_FILTER = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_NEEDLE_ASPECT = 20
+_MIRRORED_COLUMNS, _MIRRORED_ROWS, _TRANSPOSED = frozenset({2, 3, 6, 7}), frozenset({3, 4, 7, 8}), 5
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One axis of a resize and crop.
+
+    Attributes:
+        source: Pixels of the stored image.
+        resized: Pixels of the whole image after the resize.
+        start: First of them that is kept.
+        length: How many are kept.
+    """
+
+    source: int
+    resized: int
+    start: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """First pixel of the resized image that is not kept any more."""
+        return self.start + self.length
+
+    @property
+    def scale(self) -> float:
+        """Source pixels for each resized one."""
+        return self.source / self.resized
+
+    def mirrored(self) -> Axis:
+        """Return the same axis read from its other end."""
+        return replace(self, start=self.resized - self.end)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What of a resized image is kept, both axes as the image is stored."""
+
+    columns: Axis
+    rows: Axis
+
+    @property
+    def is_needle(self) -> bool:
+        """Whether the image is so long that resizing all of it, 16 megapixels for 1 x 65500, is out of the question."""
+        short, long = sorted((self.columns.source, self.rows.source))
+        return long > _NEEDLE_ASPECT * short
+
+
+def window_of(size: tuple[int, int], orientation: int, preprocess: Preprocess) -> Window:
+    """Place the resize and crop on an image of a stored ``size`` (width, height)."""
+    short, long = min(size), max(size)
+    resized_long = int(preprocess.resize * long / short)
+    width, height = (preprocess.resize if side == short else resized_long for side in size)
+    columns, rows = _axis(size[0], width, preprocess.crop), _axis(size[1], height, preprocess.crop)
+    # The crop is centred in the upright image; where half a pixel is left over, a mirrored side differs.
+    mirrors = _MIRRORED_COLUMNS, _MIRRORED_ROWS
+    for_columns, for_rows = mirrors if orientation < _TRANSPOSED else mirrors[::-1]
+    return Window(
+        columns.mirrored() if orientation in for_columns else columns,
+        rows.mirrored() if orientation in for_rows else rows,
+    )
+
+
+def _axis(source: int, resized: int, crop: int) -> Axis:
+    # Preprocess holds crop <= resize, so center_crop's padding cannot occur.
+    return Axis(source, resized, round((resized - crop) / 2.0), crop)
+
+
+class Resizer:
+    """Makes the model's input of a decoded image of any size.
+
+    Args:
+        preprocess: Short side, crop and interpolation of the model.
+    """
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        import torch  # takes seconds, and only workers need it
+
+        self._preprocess = preprocess
+        self._filter = _FILTER[preprocess.interpolation]
+        self._support = _SUPPORT[preprocess.interpolation]
+        self._from_numpy = torch.from_numpy
+        kernels = {"bilinear": torch._C._nn._upsample_bilinear2d_aa, "bicubic": torch._C._nn._upsample_bicubic2d_aa}
+        self._kernel: Callable[..., Any] = kernels[preprocess.interpolation]
+
+    def from_array(self, pixels: Pixels, orientation: int) -> Pixels:
+        """Resize and crop a decoded RGB array (height, width, 3), turning the result upright."""
+        window = window_of((pixels.shape[1], pixels.shape[0]), orientation, self._preprocess)
+        if window.is_needle:
+            return _upright(self._from_part(Image.fromarray(pixels), window), orientation)
+        return _upright(self._with_torch(pixels, window), orientation)
+
+    def from_image(self, image: Image.Image, orientation: int) -> Pixels:
+        """Resize and crop a loaded RGB image exactly as the reference does, turning the result upright."""
+        window = window_of(image.size, orientation, self._preprocess)
+        if window.is_needle:
+            return _upright(self._from_part(image, window), orientation)
+        columns, rows = window.columns, window.rows
+        resized = image.resize((columns.resized, rows.resized), self._filter)
+        return _upright(np.asarray(resized.crop((columns.start, rows.start, columns.end, rows.end))), orientation)
+
+    def _with_torch(self, pixels: Pixels, window: Window) -> Pixels:
+        """Resize up to the far corner of the window, which leaves every kept pixel as in a whole resize."""
+        rows, columns = window.rows, window.columns
+        needed = math.ceil((rows.end + self._support) * rows.scale) + self._support + 1
+        image = self._from_numpy(pixels[:needed]).permute(2, 0, 1).unsqueeze(0)
+        resized = self._kernel(image, [rows.end, columns.end], False, 1 / rows.scale, 1 / columns.scale)
+        kept: Pixels = resized[0, :, rows.start :, columns.start :].permute(1, 2, 0).numpy()
+        return kept
+
+    def _from_part(self, image: Image.Image, window: Window) -> Pixels:
+        """Resize the part of a needle under the window; within a level or two of resizing all of it."""
+        columns, rows = window.columns, window.rows
+        left, right = self._source_span(columns)
+        top, bottom = self._source_span(rows)
+        box = (
+            columns.start * columns.scale - left,
+            rows.start * rows.scale - top,
+            columns.end * columns.scale - left,
+            rows.end * rows.scale - top,
+        )
+        part = image.crop((left, top, right, bottom))
+        return np.asarray(part.resize((columns.length, rows.length), self._filter, box=box))
+
+    def _source_span(self, axis: Axis) -> tuple[int, int]:
+        # Pillow keeps boxes in single precision, which is exact enough near the origin of a small part.
+        margin = self._support * max(1.0, axis.scale) + 1
+        first, last = math.floor(axis.start * axis.scale - margin), math.ceil(axis.end * axis.scale + margin)
+        return max(0, first), min(axis.source, last)
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    if orientation == 1:
+        return pixels
+    if orientation >= _TRANSPOSED:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in _MIRRORED_COLUMNS:
+        pixels = pixels[:, ::-1]
+    if orientation in _MIRRORED_ROWS:
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)

@@ -1,0 +1,166 @@
+"""One long-lived stream of images through fetch, decode and predict.
+
+    rows -> fetch threads -> bytes -> compute threads -> batches -> scores -> collectors
+
+Shards overlap: the stream does not drain between two of them, so the model never waits for a shard's
+tail. On a CPU the same threads decode and predict: a full batch goes first, else the next image. So
+decoding and the model never fight over cores, and no core idles while either has work. On CUDA one
+thread feeds the device and the others only decode.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from itertools import groupby
+from operator import itemgetter
+
+from batchrec.errors import ImageError
+from batchrec.models.backends import Backend
+from batchrec.pipeline.batching import Batch, FetchedImage, Workbench
+from batchrec.pipeline.collecting import Collector, ShardPredictions
+from batchrec.pipeline.decoding import Decoder
+from batchrec.storage import ImageReader
+
+MAX_BUFFERED_BYTES = 128 * 2**20
+
+
+class Stream:
+    """Turns shards of URIs into predictions.
+
+    Args:
+        reader: Fetches one image.
+        decoder: Decodes and resizes one image.
+        backend: Runs the model on one batch.
+        num_threads: Cores to use for decoding, and for the model where it runs on them.
+        crop: Side of the model's input, in pixels.
+        top_k: Labels the backend returns for each image.
+        max_buffered_bytes: Encoded images held between fetch and decode.
+    """
+
+    def __init__(
+        self,
+        reader: ImageReader,
+        decoder: Decoder,
+        backend: Backend,
+        *,
+        num_threads: int,
+        crop: int,
+        top_k: int,
+        max_buffered_bytes: int = MAX_BUFFERED_BYTES,
+    ) -> None:
+        self._reader, self._decoder, self._backend = reader, decoder, backend
+        self._top_k = top_k
+        self._under_way: set[Collector] = set()
+        shape = (backend.batch_size, crop, crop, 3)
+        self._bench = Workbench(shape, max_buffered_bytes=max_buffered_bytes, max_ready_batches=backend.concurrency + 1)
+        self._count_lock = threading.Lock()
+        self._num_ok = self._num_failed = 0
+        self.num_fetch_threads = reader.concurrency()
+        self._threads = [
+            threading.Thread(target=loop, name=f"batchrec-{name}-{index}", daemon=True)
+            for index, (name, loop) in enumerate(self._loops(num_threads))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _loops(self, num_threads: int) -> list[tuple[str, Callable[[], None]]]:
+        num_predicting = self._backend.concurrency
+        loops: list[tuple[str, Callable[[], None]]] = [("fetch", self._fetch_all)] * self.num_fetch_threads
+        if self._backend.device == "cpu":
+            loops += [("compute", lambda: self._compute_all(decodes=True, predicts=True))] * num_predicting
+            loops += [("decode", self._decode_all)] * (num_threads - num_predicting)
+        else:
+            loops += [("predict", lambda: self._compute_all(decodes=False, predicts=True))] * num_predicting
+            loops += [("decode", self._decode_all)] * num_threads
+        return loops
+
+    def submit(self, uris: Sequence[str | None]) -> Future[ShardPredictions]:
+        """Queue one shard's images, in order; shards are taken in the order they are submitted."""
+        collector = Collector(uris, self._top_k)
+        self._under_way.add(collector)
+        collector.future.add_done_callback(lambda _: self._under_way.discard(collector))
+        self._bench.add_shard(collector)
+        return collector.future
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many images have ended with a prediction, and how many without one."""
+        return self._num_ok, self._num_failed
+
+    def close(self) -> None:
+        """End all threads; shards under way end with an error."""
+        self._bench.close()
+        for thread in self._threads:
+            thread.join()
+        for collector in list(self._under_way):
+            collector.abort(RuntimeError("the stream was closed"))
+
+    def _fetch_all(self) -> None:
+        while (taken := self._bench.next_row()) is not None:
+            collector, row = taken
+            try:
+                self._fetch(collector, row)
+            except Exception as error:  # noqa: BLE001  the border of a shard: a fault here ends it, not the thread
+                self._bench.drop()
+                collector.abort(error)
+
+    def _decode_all(self) -> None:
+        self._compute_all(decodes=True, predicts=False)
+
+    def _compute_all(self, *, decodes: bool, predicts: bool) -> None:
+        while (work := self._bench.next_work(decodes=decodes, predicts=predicts)) is not None:
+            try:
+                self._predict(work) if isinstance(work, Batch) else self._decode(work)
+            except Exception as error:  # noqa: BLE001  the border of a shard, as above
+                self._abort(work, error)
+
+    def _abort(self, work: Batch | FetchedImage, error: Exception) -> None:
+        if isinstance(work, Batch):
+            self._bench.give_back(work)
+            for collector, _ in work.rows:
+                collector.abort(error)
+        else:
+            self._bench.drop()
+            work.collector.abort(error)
+
+    def _fetch(self, collector: Collector, row: int) -> None:
+        began = time.perf_counter()
+        try:
+            data = self._reader.read(collector.uris[row])
+        except ImageError as error:
+            collector.fetched(row, 0, time.perf_counter() - began)
+            self._fail(collector, row, error, 0.0)
+        else:
+            collector.fetched(row, len(data), time.perf_counter() - began)
+            self._bench.put_image(FetchedImage(collector, row, data))
+
+    def _decode(self, image: FetchedImage) -> None:
+        began = time.perf_counter()
+        try:
+            pixels, facts = self._decoder.decode(image.data)
+        except ImageError as error:
+            self._fail(image.collector, image.row, error, time.perf_counter() - began)
+        else:
+            image.collector.decoded(image.row, facts, time.perf_counter() - began)
+            self._bench.place(image.collector, image.row, pixels)
+
+    def _fail(self, collector: Collector, row: int, error: ImageError, decode_s: float) -> None:
+        self._bench.drop()
+        with self._count_lock:
+            self._num_failed += 1
+        collector.fail(row, error, decode_s)
+
+    def _predict(self, batch: Batch) -> None:
+        began = time.perf_counter()
+        scores = self._backend.predict(batch.slab)
+        each_s = (time.perf_counter() - began) / len(batch.rows)
+        self._bench.give_back(batch)
+        with self._count_lock:
+            self._num_ok += len(batch.rows)
+        slot = 0
+        for collector, group in groupby(batch.rows, key=itemgetter(0)):
+            rows = [row for _, row in group]
+            collector.predicted(rows, scores, slot, each_s * len(rows))
+            slot += len(rows)

@@ -1,0 +1,47 @@
+"""Failed rows, counted and listed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from batchrec.errors import CODES, ErrorCode
+from batchrec.report.redacting import redact
+
+
+def count_by(rows: Sequence[Mapping[str, Any]], by: str) -> dict[str, int]:
+    """Count failed rows by ``code``, or by ``prefix``: the folder of the URI. Most frequent first."""
+    if by == "code":
+        return dict(Counter(row["error_code"] for row in rows).most_common())
+    return dict(Counter(_folder(row["uri"]) for row in rows).most_common())
+
+
+def _folder(uri: str | None) -> str:
+    return "(none)" if uri is None else redact(uri.rpartition("/")[0] or ".")
+
+
+def error_lines(
+    rows: Sequence[Mapping[str, Any]], counted: Mapping[str, int] | None, limit: int | None
+) -> Iterator[str]:
+    """Yield one line for each count, or for each failed row, and one for those left out."""
+    if counted is not None:
+        for name, count in list(counted.items())[:limit]:
+            advice = CODES[ErrorCode(name)].advice if name in list(ErrorCode) else ""
+            yield f"{count:10,}  {name:22} {advice}".rstrip()
+        total = len(counted)
+    else:
+        for row in rows[:limit]:
+            seen = f"{_shown(row['uri'])}  {_shown(row['error_detail'])}".rstrip()
+            yield f"{row['row']:10}  {row['error_code']:22} {seen}".rstrip()
+        total = len(rows)
+    if limit is not None and total > limit:
+        yield f"... {total - limit:,} more: --limit 0 for all, or read errors.parquet"
+
+
+def _shown(text: str | None) -> str:
+    return (
+        ""
+        if text is None
+        else "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in redact(text))
+    )

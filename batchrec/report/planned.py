@@ -1,0 +1,39 @@
+"""A plan as lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def plan_lines(facts: Mapping[str, Any]) -> list[str]:
+    """Return the lines of a plan, from the plain values of :meth:`batchrec.job.Job.facts`."""
+    columns, shards = facts["columns"], facts["shards"]
+    carried = f", carried through: {', '.join(columns['passthrough'])}" if columns["passthrough"] else ""
+    first = [
+        ("job", facts["job_id"][:12]),
+        ("manifest", f"{facts['rows']:,} rows in {facts['files']} file{'s' * (facts['files'] != 1)}"),
+        (
+            "columns",
+            f"images from {' and '.join(columns['uri'])}, ids from {columns['id'] or 'the row number'}{carried}",
+        ),
+        (
+            "model",
+            f"{facts['model']} ({facts['architecture']}), {facts['labels']} labels: {_few(facts['label_examples'])}",
+        ),
+        ("images", f"short side {facts['resize']}, centre {facts['crop']}x{facts['crop']}"),
+        ("workers", f"{facts['workers']} on {facts['device']}, {facts['threads']} cores each, {facts['precision']}"),
+        ("shards", f"{shards['count']:,} of up to {shards['rows']:,} rows" + _done(shards)),
+        ("output", facts["output"]),
+    ]
+    return [f"{name:10} {text}" for name, text in first]
+
+
+def _few(labels: list[str]) -> str:
+    return ", ".join(labels) + ", ..."
+
+
+def _done(shards: Mapping[str, Any]) -> str:
+    if shards["complete"]:
+        return ", all done and sealed"
+    return f", {shards['done']:,} done already" if shards["done"] else ""

@@ -1,0 +1,120 @@
+"""Opening the store a job writes to, and putting what must stand there once only."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable
+from urllib.parse import unquote
+
+from batchrec.errors import OutputError, StorageLost, UsageError
+from batchrec.spec import StoreOptions
+from batchrec.storage.store import KeyExists, KeyMissing, ObjectInfo, Store, Uncertain
+
+__all__ = ["KeyExists", "KeyMissing", "ObjectInfo", "Store", "Uncertain", "create_or_compare", "open_store"]
+
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+S3_SCHEMES = ("s3", "s3a", "s3n")
+MAX_PUTS = 6
+PAUSE_S = 0.2
+
+
+def open_store(url: str, options: StoreOptions) -> Store:
+    """Open the store at a local path, ``file://`` or ``s3://`` URL. Makes no request.
+
+    Raises:
+        OutputError: The URL is of another kind.
+        UsageError: It carries credentials, or names no bucket.
+    """
+    scheme = SCHEME.match(url)
+    name = scheme.group(1).lower() if scheme else "file"
+    if name in S3_SCHEMES:
+        from batchrec.storage.s3_store import S3Store
+
+        return S3Store(url, options)
+    if name == "file":
+        from batchrec.storage.local_store import LocalStore
+
+        return LocalStore(local_path(url))
+    raise OutputError(
+        "batchrec cannot write there", found=f"{name}://", advice="use a local folder, file:// or s3://BUCKET/PREFIX"
+    )
+
+
+def local_path(url: str) -> str:
+    """Return the path of a local path or ``file://`` URL; only the URL's percent signs mean anything.
+
+    Raises:
+        UsageError: The URL names another host, or the path holds characters no path may.
+    """
+    path = url
+    if url[:7].lower() == "file://":
+        host, slash, rest = url[7:].partition("/")
+        if host.lower() not in ("", "localhost"):
+            raise UsageError("the file:// URL names another host", advice="write file:///PATH")
+        path = unquote(slash + rest)
+    if not path or "\0" in path:
+        raise UsageError("an empty path, or one with a NUL, names no folder")
+    return path
+
+
+def is_s3(url: str) -> bool:
+    """Return whether a URL names something in an S3 bucket."""
+    scheme = SCHEME.match(url)
+    return scheme is not None and scheme.group(1).lower() in S3_SCHEMES
+
+
+def create_or_compare(store: Store, key: str, data: bytes, *, same: Callable[[bytes], bool]) -> bool:
+    """Put an object that may stand only once; where one stands, compare it.
+
+    Either way the key holds our value on return. After a lost answer nobody can tell whose put it was;
+    that counts as not ours, so a value that must be ours alone has to carry a nonce that ``same`` checks.
+
+    Args:
+        store: Where to put it.
+        key: Its key.
+        data: Its bytes.
+        same: Whether bytes found there mean the same value.
+
+    Returns:
+        True when this call created it, False when it stood already and is the same.
+
+    Raises:
+        OutputError: Something else stands there.
+        StorageLost: The store would not say, however often it was asked.
+    """
+    for tried in range(MAX_PUTS):
+        try:
+            store.create(key, data)
+        except (KeyExists, Uncertain):
+            if (stood := _stood(store, key, data, same)) is not None:
+                return _judge(store, key, same=stood)
+        else:
+            return True
+        time.sleep(random.uniform(0.5, 1.5) * PAUSE_S * 2**tried)
+    raise StorageLost(
+        f"{store.url} neither took nor showed {key}", found=f"{MAX_PUTS} tries", advice="run the same command again"
+    )
+
+
+def _judge(store: Store, key: str, *, same: bool) -> bool:
+    if not same:
+        raise OutputError(f"another {key} stands in {store.url}", advice="choose another output folder")
+    return False
+
+
+def _stood(store: Store, key: str, data: bytes, same: Callable[[bytes], bool]) -> bool | None:
+    """Read a key back, once more after a pause unless it is ours: True, False, or None where nothing stands."""
+    found = None
+    for pause_s in (PAUSE_S, 0.0):
+        try:
+            stands = store.read(key)
+        except KeyMissing:
+            found = None
+        else:
+            found = stands == data or same(stands)
+        if found:
+            return True
+        time.sleep(pause_s)
+    return found

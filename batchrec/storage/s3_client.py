@@ -1,0 +1,241 @@
+"""Clients of S3 buckets: one per bucket and way to reach it, and what their errors mean."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import Enum, auto
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from obstore import exceptions as faults
+from obstore.store import S3Store as Bucket
+
+from batchrec.errors import AccessError, BatchrecError, OutputError, StorageLost, UsageError
+from batchrec.spec import StoreOptions
+
+if TYPE_CHECKING:
+    from obstore.store import S3Credential
+
+TIMEOUT_S = 30
+CONNECT_TIMEOUT_S = 5
+MAX_RETRIES = 4
+RETRY_TIMEOUT_S = 60
+CREDENTIALS_TTL = timedelta(minutes=15)
+BUCKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
+# Variables with which the client finds credentials by itself.
+OWN_CREDENTIALS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_SKIP_SIGNATURE",
+)
+EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
+FULL = {"InsufficientStorage", "XMinioStorageFull", "QuotaExceeded", "BucketQuotaExceeded"}
+STATUS = re.compile(r"\n\s+status: (\d{3}),|Server returned non-2xx status code: (\d{3})")
+CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,64})</Code>")
+KIND = re.compile(r"HttpError \{\s+kind: (\w+)")
+
+
+class Trouble(Enum):
+    """What kind of thing went wrong between us and the store."""
+
+    EXISTS = auto()
+    CONFLICT = auto()
+    CHANGED = auto()
+    NO_OBJECT = auto()
+    NO_BUCKET = auto()
+    DENIED = auto()
+    ARCHIVED = auto()
+    EXPIRED = auto()
+    NO_CREDENTIALS = auto()
+    UNREACHABLE = auto()
+    TIMEOUT = auto()
+    FULL = auto()
+    UNSUPPORTED = auto()
+    REGION = auto()
+    FAILED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """A client's error in our words; ``detail`` holds no text of the store or the client, so no secret."""
+
+    trouble: Trouble
+    detail: str
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """Return bucket and key prefix of an ``s3://`` URL; a slash at the end does not matter.
+
+    Raises:
+        UsageError: It names no bucket, or carries credentials.
+    """
+    bucket, _, prefix = url.partition("://")[2].partition("/")
+    if "@" in bucket:
+        raise UsageError("the s3:// URL carries credentials", advice="set them in the usual AWS_* variables instead")
+    if not BUCKET_NAME.fullmatch(bucket):
+        raise UsageError("the s3:// URL names no valid bucket", found=bucket[:64], advice="write s3://BUCKET/PREFIX")
+    return bucket, prefix.strip("/")
+
+
+@lru_cache(maxsize=256)
+def connect(bucket: str, options: StoreOptions) -> Bucket:
+    """Return the client of a bucket, the same one every time. Makes no request."""
+    config: dict[str, Any] = {}
+    session = _session()
+    endpoint = _endpoint(options)
+    if endpoint:
+        # The service's own variable outranks a plain endpoint inside the client, so name that one.
+        config["aws_endpoint_url_s3"] = endpoint
+    region = options.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if region or session:
+        config["region"] = region or session.get_config_variable("region") or "us-east-1"
+    if options.requester_pays:
+        config["request_payer"] = True
+    return Bucket(
+        bucket,
+        config=config,  # type: ignore[arg-type]
+        client_options={
+            "allow_http": bool(endpoint) and urlsplit(endpoint).scheme == "http",
+            "timeout": timedelta(seconds=TIMEOUT_S),
+            "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
+        },
+        retry_config={
+            "max_retries": MAX_RETRIES,
+            "retry_timeout": timedelta(seconds=RETRY_TIMEOUT_S),
+            "backoff": {"max_backoff": timedelta(seconds=5)},
+        },
+        credential_provider=_provider(session),
+    )
+
+
+def _endpoint(options: StoreOptions) -> str | None:
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+    endpoint = options.endpoint or next((os.environ[name] for name in names if os.environ.get(name)), None)
+    if endpoint is None:
+        return None
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise UsageError(
+            "the S3 endpoint is not a URL of a host",
+            advice="write http://HOST:PORT or https://HOST, without credentials",
+        )
+    return endpoint.rstrip("/")
+
+
+def _session() -> Any:
+    """Return a botocore session where only it can read the credentials: profiles, SSO, credential processes."""
+    if any(os.environ.get(name) for name in OWN_CREDENTIALS):
+        return None
+    files = ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), ("AWS_CONFIG_FILE", "~/.aws/config")
+    there = any(Path(os.environ.get(name) or default).expanduser().is_file() for name, default in files)
+    if not there and not os.environ.get("AWS_PROFILE"):
+        return None
+    try:
+        from botocore import session  # type: ignore[import-untyped]
+    except ImportError:
+        return None
+    return session.get_session()
+
+
+def _provider(session: Any) -> Callable[[], S3Credential] | None:
+    credentials = _credentials(session) if session else None
+    if credentials is None:
+        return None
+
+    def provide() -> S3Credential:
+        frozen = credentials.get_frozen_credentials()
+        return {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "token": frozen.token,
+            "expires_at": datetime.now(UTC) + CREDENTIALS_TTL,
+        }
+
+    return provide
+
+
+def _credentials(session: Any) -> Any:
+    from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
+
+    try:
+        return session.get_credentials()
+    except BotoCoreError as error:
+        raise AccessError(
+            "the AWS profile cannot be used", found=type(error).__name__, advice="check AWS_PROFILE and ~/.aws"
+        ) from None
+
+
+def diagnose(error: Exception) -> Diagnosis:
+    """Say what a client's error means."""
+    text = str(error)
+    match = STATUS.search(text.partition("\nDebug source:")[2]) or STATUS.search(text)
+    status = int(match.group(1) or match.group(2)) if match else 0
+    named = CODE.search(text)
+    code = named.group(1) if named else ""
+    detail = " ".join(filter(None, (f"HTTP {status}" if status else "", code)))
+    kind = KIND.search(text)
+    trouble = _trouble(error, text, status, code, kind.group(1) if kind else "")
+    return Diagnosis(trouble, detail or trouble.name.lower().replace("_", " "))
+
+
+def _trouble(error: Exception, text: str, status: int, code: str, kind: str) -> Trouble:
+    if "/latest/api/token" in text or "/latest/meta-data/" in text:
+        return Trouble.NO_CREDENTIALS
+    if code in EXPIRED:
+        return Trouble.EXPIRED
+    if code in FULL or status == 507:
+        return Trouble.FULL
+    if code == "NoSuchBucket":
+        return Trouble.NO_BUCKET
+    if code == "InvalidObjectState":
+        return Trouble.ARCHIVED
+    if status == 409:
+        return Trouble.CONFLICT
+    if isinstance(error, faults.AlreadyExistsError):
+        return Trouble.EXISTS
+    if status in (412, 304) or isinstance(error, faults.PreconditionError | faults.NotModifiedError):
+        return Trouble.CHANGED
+    if isinstance(error, FileNotFoundError) or status == 404:
+        return Trouble.NO_OBJECT
+    if status in (401, 403) or isinstance(error, faults.PermissionDeniedError | faults.UnauthenticatedError):
+        return Trouble.DENIED
+    if "BareRedirect" in text or status in (301, 307) or code == "AuthorizationHeaderMalformed":
+        return Trouble.REGION
+    if status == 501 or code in ("NotImplemented", "InvalidArgument"):
+        return Trouble.UNSUPPORTED
+    return {"Connect": Trouble.UNREACHABLE, "Timeout": Trouble.TIMEOUT}.get(kind, Trouble.FAILED)
+
+
+def store_error(found: Diagnosis, url: str) -> BatchrecError:
+    """Return the error a store raises for a diagnosis."""
+    kind, cause, advice = _MEANINGS.get(found.trouble, _MEANINGS[Trouble.FAILED])
+    return kind(f"{cause}: {url}", found=found.detail, advice=advice)
+
+
+_AGAIN = "then run the same command again"
+_MEANINGS: dict[Trouble, tuple[type[BatchrecError], str, str]] = {
+    Trouble.NO_BUCKET: (AccessError, "the bucket does not exist", "create it or correct its name"),
+    Trouble.DENIED: (AccessError, "the store denied access", "grant these credentials access to it"),
+    Trouble.ARCHIVED: (AccessError, "the object is archived", "restore it first"),
+    Trouble.NO_CREDENTIALS: (AccessError, "no AWS credentials were found", "set the AWS_* variables or AWS_PROFILE"),
+    Trouble.REGION: (AccessError, "the bucket is in another region", "set AWS_REGION to the bucket's region"),
+    Trouble.UNSUPPORTED: (OutputError, "the store does not know a request batchrec needs", "use another store"),
+    Trouble.EXPIRED: (StorageLost, "the credentials have expired", f"renew them, {_AGAIN}"),
+    Trouble.UNREACHABLE: (
+        StorageLost,
+        "the endpoint cannot be reached",
+        f"check AWS_ENDPOINT_URL and the network, {_AGAIN}",
+    ),
+    Trouble.TIMEOUT: (StorageLost, "the store did not answer in time", f"check the network, {_AGAIN}"),
+    Trouble.FULL: (StorageLost, "no space is left in the store", f"make room, {_AGAIN}"),
+    Trouble.CHANGED: (AccessError, "the object changed while it was read", "run again when nobody writes to it"),
+    Trouble.FAILED: (StorageLost, "the store failed", f"wait for it to recover, {_AGAIN}"),
+}
