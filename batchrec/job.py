@@ -159,7 +159,7 @@ def _summarise(job: Job, store: Store, sealed: Seal, counts: RunCounts, began_at
     return summarise(
         sealed,
         counts,
-        Output(store, job.identity.job_id, job.identity.fields).errors(),
+        Output(store, job.identity.job_id, job.identity.fields, job.spec.store).errors(),
         output=job.spec.output,
         model=job.model.name,
         cores=job.placement.num_threads * job.placement.num_workers,

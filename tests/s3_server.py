@@ -33,7 +33,6 @@ from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 REASONS = {200: "OK", 204: "No Content", 206: "Partial Content", 301: "Moved Permanently", 304: "Not Modified"}
-HOP_LIMIT_BYTES = 5 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,9 +370,8 @@ class S3Server:
 
     def _route(self, request: Request) -> Answer:
         if not request.bucket:
-            return _xml(
-                "ListAllMyBucketsResult", "".join(f"<Bucket><Name>{b}</Name></Bucket>" for b in self.shelf.buckets())
-            )
+            names = "".join(f"<Bucket><Name>{name}</Name></Bucket>" for name in self.shelf.buckets())
+            return _xml("ListAllMyBucketsResult", f"<Buckets>{names}</Buckets>")
         if not request.key and request.method == "PUT":
             self.shelf.create_bucket(request.bucket)
             return Answer(200)

@@ -38,7 +38,7 @@ for verb in (submit, plan, status, report, errors, verify, models, sample, docto
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
     signal.signal(signal.SIGTERM, _terminate)
-    code = _run(sys.argv[1:])
+    code = run(sys.argv[1:])
     sys.stdout.flush()
     sys.exit(code)
 
@@ -47,7 +47,8 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise Terminated
 
 
-def _run(arguments: list[str]) -> int:
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code; errors are printed, not raised."""
     try:
         result = cli.main(arguments, prog_name="batchrec", standalone_mode=False)
     except BatchrecError as error:

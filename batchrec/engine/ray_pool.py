@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +32,7 @@ _LOCAL_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 _OBJECT_STORE_BYTES = 100 * 2**20
-_COUNT_EVERY_S = 1.0
+_IDLE_S = 0.1
 
 
 def start_local_ray(num_cpus: int) -> None:
@@ -96,13 +97,14 @@ class RayPool:
 
     def wait(self, timeout_s: float) -> list[Event]:
         """See :class:`batchrec.engine.pool.Pool`."""
+        self._count()
         waiting = list(self._waiting)
         if not waiting:
+            time.sleep(min(timeout_s, _IDLE_S))
             return []
         ready, _ = ray.wait(waiting, num_returns=1, timeout=timeout_s)
         if ready:
             ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
-        self._count()
         return [event for reference in ready if (event := self._event(reference)) is not None]
 
     def live_counts(self) -> dict[int, LiveCounts]:

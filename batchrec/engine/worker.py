@@ -169,6 +169,7 @@ class Worker:
         """Stop the stream's threads; shards in flight are given up."""
         if hasattr(self, "_stream"):
             self._stream.close()
+            self._rows.close()
 
 
 def _refuse_systemic(predictions: ShardPredictions) -> None:

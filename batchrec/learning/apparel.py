@@ -177,7 +177,7 @@ def _share_right(
     mean, std = (255 * torch.tensor(each).reshape(1, 3, 1, 1) for each in (preprocess.mean, preprocess.std))
     best = [
         model((chunk.permute(0, 3, 1, 2).float() - mean) / std).argmax(dim=1)
-        for chunk in torch.from_numpy(pixels).split(64)
+        for chunk in torch.split(torch.from_numpy(pixels), 64)
     ]
     return float((torch.cat(best) == torch.tensor(validation[1])).float().mean())
 
@@ -228,7 +228,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train the bundled model from photographs and drawings.")
     parser.add_argument("--photographs", type=Path, required=True, help="folder with images/ and images.csv")
     parser.add_argument("--out", type=Path, required=True, help="folder of the bundle to write")
-    parser.add_argument("--epochs", type=int, default=Recipe.epochs)
+    parser.add_argument("--epochs", type=int, default=Recipe().epochs)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--checkpoint", type=Path, default=Path("apparel.checkpoint.pt"), help="goes on from it")
     return parser.parse_args(arguments)

@@ -59,7 +59,7 @@ def _random_placements(extents: torch.Tensor, canvas: int, rng: torch.Generator)
         return low + (high - low) * torch.rand(count, generator=rng)
 
     short = extents.min(dim=1).values
-    size = short * uniform(0.3, 1.1).sqrt() / canvas
+    size = short * uniform(0.45, 1.25).sqrt() / canvas
     stretch = uniform(-0.22, 0.22).exp()
     width, height = size * stretch, size / stretch
     angle = torch.randn(count, generator=rng) * 0.17

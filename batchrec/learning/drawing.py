@@ -19,8 +19,8 @@ ROWS_PER_GROUP: Final = 8192
 _PROGRESS_EVERY: Final = 50
 _SIZES: Final = ((400, 533), (533, 400), (400, 400), (400, 600), (480, 360))
 # At this grain and quality an image of 500x375 pixels has about 110 KB, as photographs of that size do.
-_SIZED_GRAIN: Final = 10.0
-_SIZED_QUALITY: Final = 90
+_SIZED_GRAIN: Final = 14.0
+_SIZED_QUALITY: Final = 93
 
 
 def draw_archive(

@@ -167,20 +167,14 @@ def _shoe(rng: np.random.Generator, right: float, down: float, scale: float) -> 
     upper = [(0.1, ankle), (0.34, ankle), *front, (0.08, 0.7)]
     sole = [(0.07, 0.68), (0.94, 0.68), (0.93, rng.uniform(0.74, 0.8)), (0.08, rng.uniform(0.74, 0.84))]
     laces = [Part([(x, y), (x + 0.09, y - 0.07)], 1.6, 0.012) for x, y in ((0.38, 0.5), (0.45, 0.54), (0.52, 0.58))]
-    parts = [
-        Part(upper),
-        Part(sole, tone=0.3 if rng.random() < 0.5 else 1.8),
-        Part(_oval(0.22, ankle, 0.12, 0.035), 0.4),
-        *laces,
-    ]
-    return [
-        Part(
-            [(right + 0.5 + (x - 0.5) * scale, down + 0.5 + (y - 0.5) * scale) for x, y in part.points],
-            part.tone,
-            part.stroke,
-        )
-        for part in parts
-    ]
+    colour = 0.3 if rng.random() < 0.5 else 1.8
+    parts = [Part(upper), Part(sole, colour), Part(_oval(0.22, ankle, 0.12, 0.035), 0.4), *laces]
+    return [_moved(part, right, down, scale) for part in parts]
+
+
+def _moved(part: Part, right: float, down: float, scale: float) -> Part:
+    points = [(right + 0.5 + (x - 0.5) * scale, down + 0.5 + (y - 0.5) * scale) for x, y in part.points]
+    return Part(points, part.tone, part.stroke)
 
 
 def _hat(rng: np.random.Generator) -> list[Part]:

@@ -162,8 +162,8 @@ def _grained(pixels: NDArray[np.uint8], grain: float, rng: np.random.Generator) 
     if height > _TILE or width > _TILE:
         noise = np.tile(noise, (-(-height // _TILE), -(-width // _TILE), 1))
     noise = noise[top : top + height, left : left + width]
-    noisy: NDArray[np.int16] = pixels + noise
-    return noisy.clip(0, 255).astype(np.uint8)
+    grained: NDArray[np.uint8] = np.clip(pixels + noise, 0, 255).astype(np.uint8)
+    return grained
 
 
 @cache
@@ -172,4 +172,5 @@ def _grain_tile(strength: int) -> NDArray[np.int16]:
     rng = np.random.default_rng(1)
     grey = rng.standard_normal((_TILE, _TILE, 1), dtype=np.float32)
     coloured = rng.standard_normal((_TILE, _TILE, 3), dtype=np.float32)
-    return np.rint((grey + 0.7 * coloured) * strength).astype(np.int16)
+    tile: NDArray[np.int16] = np.rint((grey + 0.7 * coloured) * strength).astype(np.int16)
+    return tile

@@ -41,7 +41,7 @@ class Recipe:
     Attributes:
         epochs: Passes over the examples.
         batch_size: Examples of one step.
-        learning_rate: Its peak; warmed up for three epochs, then a cosine down to nothing.
+        learning_rate: Its peak; warmed up for two epochs, then a cosine down to nothing.
         weight_decay: Of matrices and kernels, not of biases and scales.
         smoothing: Probability given to all labels alike.
         cut_and_paste: How often a batch is mixed, see :func:`cut_and_paste`.
@@ -52,13 +52,13 @@ class Recipe:
     """
 
     epochs: int = 50
-    batch_size: int = 64
-    learning_rate: float = 3e-3
+    batch_size: int = 32
+    learning_rate: float = 2e-3
     weight_decay: float = 0.05
     smoothing: float = 0.1
-    cut_and_paste: float = 0.4
+    cut_and_paste: float = 0.25
     average: float = 0.998
-    first_side: int = 112
+    first_side: int = 96
     last_side: int = 160
     seed: int = 0
 
@@ -108,7 +108,7 @@ class _Run:
     def __init__(
         self, model: torch.nn.Module, recipe: Recipe, num_examples: int, mean: tuple[float, ...], std: tuple[float, ...]
     ) -> None:
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.to(memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.model).eval()
         self.epochs_done = 0
         self._recipe = recipe
@@ -167,7 +167,7 @@ class _Run:
         return loss.item()
 
     def _rate(self) -> float:
-        warm, every = 3 * self._steps_per_epoch, self._recipe.epochs * self._steps_per_epoch
+        warm, every = 2 * self._steps_per_epoch, self._recipe.epochs * self._steps_per_epoch
         if self._steps < warm:
             return self._recipe.learning_rate * (self._steps + 1) / warm
         return self._recipe.learning_rate * (1 + math.cos(math.pi * (self._steps - warm) / (every - warm))) / 2

@@ -150,6 +150,8 @@ def _header(
 
 
 def _read_header(folder: Path) -> dict[str, Any]:
+    if not (folder / BUNDLE_FILE).is_file():
+        raise ModelError("this folder is not a bundle", found=f"{folder} has no {BUNDLE_FILE}")
     header = _read_json(folder / BUNDLE_FILE)
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ModelError("this folder is not a bundle", found=f"{folder / BUNDLE_FILE} is of another format")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -59,7 +60,11 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)  # type: ignore[no-any-return]
-        return _named_tensors(torch.load(path, map_location="cpu", weights_only=True), path)
+        with warnings.catch_warnings():
+            # What torch warns of in foreign pickles, it then either reads or refuses.
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        return _named_tensors(loaded, path)
     except pickle.UnpicklingError as error:
         raise ModelError(
             "the weights file holds more than tensors and was not loaded",

@@ -71,7 +71,7 @@ def _resolver(name: str) -> Callable[[str], ModelSpec]:
         return {"torchvision": _torchvision, "file": _file}[scheme]
     if re.fullmatch(r"[\w-]+", name) and (BUNDLES / name / BUNDLE_FILE).is_file():
         return _bundled
-    if Path(name).expanduser().is_dir():
+    if name and Path(name).expanduser().is_dir():
         return _bundle
     raise _unknown(name)
 

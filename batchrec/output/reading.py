@@ -19,7 +19,7 @@ from batchrec.output.schema import ERROR
 from batchrec.output.seal import Seal, read_seal, standing_parts
 from batchrec.output.tables import read_table
 from batchrec.spec import StoreOptions
-from batchrec.storage import KeyMissing, Store, open_store
+from batchrec.storage import KeyMissing, Store, open_filesystem, open_store
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,13 @@ class Output:
         store: The folder.
         job_id: The job it belongs to.
         identity: What decides the job's rows.
+        options: How the folder is reached.
     """
 
     store: Store
     job_id: str
     identity: Mapping[str, Any]
+    options: StoreOptions
 
     @property
     def layout(self) -> Layout:
@@ -59,9 +61,9 @@ class Output:
         """
         if not self.parts:
             raise OutputError(f"{self.store.url} has no predictions yet", advice="see `batchrec status`")
-        files = [self.store.open(key) for key in self.parts]
-        fragments = [ds.ParquetFileFormat().make_fragment(pa.PythonFile(file, mode="r")) for file in files]
-        return ds.FileSystemDataset(fragments, fragments[0].physical_schema, ds.ParquetFileFormat())
+        system, root = open_filesystem(self.store.url, self.options)
+        paths = [f"{root}/{key}" for key in self.parts]
+        return ds.dataset(paths, filesystem=system, format="parquet")
 
     def errors(self) -> pa.Table:
         """Return the rows without a prediction; of a job under way, those published so far."""
@@ -98,10 +100,11 @@ def open_output(url: str, options: StoreOptions | None = None) -> Output:
     Raises:
         OutputError: The folder is no job's.
     """
-    store = open_store(url, options or StoreOptions())
+    options = options or StoreOptions()
+    store = open_store(url, options)
     try:
         record = json.loads(store.read(OUTPUT_KEY))
-        return Output(store, record["job_id"], record["identity"])
+        return Output(store, record["job_id"], record["identity"], options)
     except KeyMissing as error:
         raise OutputError(
             f"{url} is not the output of a job", found=f"no {OUTPUT_KEY}", advice="name the folder given with -o"

@@ -11,6 +11,7 @@ import pyarrow as pa
 from batchrec.errors import ErrorCode, ImageError
 from batchrec.output.schema import ERROR, FIELDS, OK, SCORED_LABEL, predictions_schema
 from batchrec.records import Attempt
+from batchrec.redacting import redact
 
 _TYPES = {field.name: field.type for field in FIELDS}
 
@@ -80,10 +81,10 @@ def _assemble(
     codes: list[str | None] = [None] * num_rows
     details: list[str | None] = [None] * num_rows
     for row, error in errors.items():
-        codes[row], details[row] = error.code.value, error.detail or None
+        codes[row], details[row] = error.code.value, redact(error.detail) or None
     known = {
         "image_id": rows.ids,
-        "uri": pa.array(rows.uris, pa.string()),
+        "uri": pa.array([_without_secret(uri) for uri in rows.uris], pa.string()),
         "row": pa.array(np.arange(first, first + num_rows), pa.int64()),
         "status": pa.array([OK if code is None else ERROR for code in codes], pa.string()),
         "error_code": pa.array(codes, pa.string()),
@@ -93,6 +94,11 @@ def _assemble(
     }
     ours = [known[name] if name in known else pa.nulls(num_rows, kind) for name, kind in _TYPES.items()]
     return pa.table([*ours, *rows.passthrough.columns], schema=predictions_schema(rows.passthrough.schema))
+
+
+def _without_secret(uri: str | None) -> str | None:
+    # Only these signs begin a user name or a signature; nearly all URIs have neither.
+    return redact(uri) if uri is not None and ("@" in uri or "?" in uri) else uri
 
 
 def _hide(values: pa.Array, failed: np.ndarray) -> pa.Array:

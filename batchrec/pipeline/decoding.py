@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import re
-import struct
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,7 +74,7 @@ class Decoder:
     def __init__(self, preprocess: Preprocess, limits: ImageLimits) -> None:
         self._resizer = Resizer(preprocess)
         self._limits = limits
-        _take_pillow_in_hand()
+        _take_pillow_in_hand(limits)
 
     def decode(self, data: bytes) -> tuple[Pixels, ImageFacts]:
         """Decode one image.
@@ -106,7 +105,7 @@ class Decoder:
             return self._resizer.from_array(pixels, orientation), _facts(pixels.shape[1::-1], orientation)
         _ignore_warnings()
         image = _READERS[header.kind](BytesIO(data))
-        self._check_size(image.size)  # a GIF frame beyond its canvas, a BigTIFF
+        self._check_size(image.size)  # where only the decoder could tell, as for BigTIFF
         image.load()
         if not header.jpeg:
             orientation = orientation_after_loading(image)
@@ -148,12 +147,15 @@ def _image_error(error: Exception, header: Header, data: bytes) -> ImageError:
     detail = _detail(error)
     if isinstance(error, MemoryError) or _says(detail, _MEMORY_WORDS):
         return ImageError(ErrorCode.OUT_OF_MEMORY, detail)
-    is_cut = isinstance(error.__cause__ or error, EOFError | struct.error) or _says(detail, _TRUNCATION_WORDS)
-    if is_cut or ends_early(header, data):
+    if isinstance(error, Image.DecompressionBombError):
+        return ImageError(ErrorCode.TOO_MANY_PIXELS, detail)
+    if _says(detail, _TRUNCATION_WORDS) or ends_early(header, data):
         return ImageError(ErrorCode.TRUNCATED, detail)
     if header.jpeg and header.jpeg.rarity:
         return ImageError(ErrorCode.UNSUPPORTED_FORMAT, header.jpeg.rarity)
-    return ImageError(ErrorCode.UNSUPPORTED_FORMAT if _says(detail, _UNSUPPORTED_WORDS) else ErrorCode.CORRUPT, detail)
+    # Pillow's plugins look modes and compressions up in tables; a KeyError is one that is not there.
+    is_unknown = isinstance(error.__cause__, KeyError) or _says(detail, _UNSUPPORTED_WORDS)
+    return ImageError(ErrorCode.UNSUPPORTED_FORMAT if is_unknown else ErrorCode.CORRUPT, detail)
 
 
 def _says(detail: str, words: tuple[str, ...]) -> bool:
@@ -165,9 +167,10 @@ def _detail(error: Exception) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text)[:_DETAIL_CHARACTERS]
 
 
-def _take_pillow_in_hand() -> None:
+def _take_pillow_in_hand(limits: ImageLimits) -> None:
     """Set, for the whole process, what Pillow has only global switches for."""
-    Image.MAX_IMAGE_PIXELS = None  # the limits of the job are checked here, from the header
+    # Sizes are checked here, from the header. Pillow's own check stays behind, for what a header does not show.
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, limits.max_pixels)
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     _ignore_warnings()
     # libtiff prints a line for every tag it dislikes, thousands for one file; Pillow leaves that on.

@@ -6,6 +6,8 @@ import struct
 from collections.abc import Iterator
 
 ORIENTATION = 0x0112
+_MAX_VALUES = 1_000_000
+_ORDERS = {b"II*\x00": "<", b"MM\x00*": ">"}
 _FORMATS = {1: ("B", 1), 3: ("H", 2), 4: ("I", 4)}
 
 
@@ -34,8 +36,22 @@ def directory_of(tiff: bytes) -> dict[int, tuple[int, ...]]:
     return tags
 
 
+def directory_end(tiff: bytes) -> int:
+    """Position after the first directory of a classic TIFF; 0 for BigTIFF.
+
+    Raises:
+        struct.error: The data end before the directory starts.
+    """
+    order = _ORDERS.get(tiff[:4])
+    if order is None:
+        return 0
+    (start,) = struct.unpack_from(order + "I", tiff, 4)
+    (num_entries,) = struct.unpack_from(order + "H", tiff, start)
+    return int(start + 2 + 12 * num_entries)
+
+
 def _entries(tiff: bytes) -> Iterator[tuple[int, int, int, int, str]]:
-    order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(tiff[:4])
+    order = _ORDERS.get(tiff[:4])
     if order is None:
         return
     (start,) = struct.unpack_from(order + "I", tiff, 4)
@@ -50,6 +66,6 @@ def _values(tiff: bytes, type_: int, count: int, position: int, order: str) -> t
     code, size = _FORMATS[type_]
     if count * size > 4:
         (position,) = struct.unpack_from(order + "I", tiff, position)
-    if count * size > len(tiff) - position:
+    if count > _MAX_VALUES or count * size > len(tiff) - position:
         return ()
     return struct.unpack_from(f"{order}{count}{code}", tiff, position)

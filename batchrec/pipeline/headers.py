@@ -11,9 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from batchrec.errors import ErrorCode, ImageError
-from batchrec.pipeline.exif import directory_of
+from batchrec.pipeline.exif import directory_end, directory_of
 from batchrec.pipeline.jpeg import END_MARKER, JpegHeader, read_jpeg_header
 
+_GIF_EXTENSION, _GIF_FRAME, _GIF_END = b"!,;"
+_MAX_GIF_BLOCKS = 10_000
 _TIFF_WIDTH, _TIFF_HEIGHT = 0x0100, 0x0101
 _TILE_WIDTH, _TILE_HEIGHT = 0x0142, 0x0143
 _LARGEST_TILE = 4096 * 4096
@@ -92,7 +94,29 @@ def _webp(data: bytes) -> Header:
 
 
 def _gif(data: bytes) -> Header:
-    return Header("gif", struct.unpack_from("<HH", data, 6))
+    """Take the first frame into account, for which decoders enlarge the canvas before they look at the data."""
+    width, height = struct.unpack_from("<HH", data, 6)
+    if min(width, height) == 0:
+        return Header("gif", (width, height))
+    flags = data[10]
+    position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+    for _ in range(_MAX_GIF_BLOCKS):
+        block = data[position]
+        if block == _GIF_FRAME:
+            left, top, frame_width, frame_height = struct.unpack_from("<HHHH", data, position + 1)
+            return Header("gif", (max(width, left + frame_width), max(height, top + frame_height)))
+        if block == _GIF_END:
+            break
+        position += 1
+        if block == _GIF_EXTENSION:
+            position = _after_sub_blocks(data, position + 1)
+    raise ImageError(ErrorCode.CORRUPT, "GIF without a frame")
+
+
+def _after_sub_blocks(data: bytes, position: int) -> int:
+    while length := data[position]:
+        position += length + 1
+    return position + 1
 
 
 def _bmp(data: bytes) -> Header:
@@ -155,6 +179,8 @@ def _bmp_ends_early(header: Header, data: bytes) -> bool:
 
 
 def _tiff_ends_early(header: Header, data: bytes) -> bool:
+    if directory_end(data) > len(data):
+        return True
     tags = directory_of(data)
     return any(
         offset + length > len(data)

@@ -51,6 +51,14 @@ class Axis:
         """Source pixels for each resized one."""
         return self.source / self.resized
 
+    def end_beside(self, source: int) -> int:
+        """Return how much to resize of ``source`` pixels so as to have everything that is kept.
+
+        The kernel takes an axis for finished when it is to grow as long as it is, whatever the scale: then
+        one pixel more is asked for. There always is one, since only a whole axis ends where it is kept.
+        """
+        return self.end + (self.end == source and self.source != self.resized)
+
     def mirrored(self) -> Axis:
         """Return the same axis read from its other end."""
         return replace(self, start=self.resized - self.end)
@@ -128,8 +136,9 @@ class Resizer:
         rows, columns = window.rows, window.columns
         needed = math.ceil((rows.end + self._support) * rows.scale) + self._support + 1
         image = self._from_numpy(pixels[:needed]).permute(2, 0, 1).unsqueeze(0)
-        resized = self._kernel(image, [rows.end, columns.end], False, 1 / rows.scale, 1 / columns.scale)
-        kept: Pixels = resized[0, :, rows.start :, columns.start :].permute(1, 2, 0).numpy()
+        size = [rows.end_beside(image.shape[2]), columns.end_beside(image.shape[3])]
+        resized = self._kernel(image, size, False, 1 / rows.scale, 1 / columns.scale)
+        kept: Pixels = resized[0, :, rows.start : rows.end, columns.start : columns.end].permute(1, 2, 0).numpy()
         return kept
 
     def _from_part(self, image: Image.Image, window: Window) -> Pixels:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from batchrec.errors import CODES, ErrorCode
-from batchrec.report.redacting import redact
+from batchrec.redacting import shown
 
 
 def count_by(rows: Sequence[Mapping[str, Any]], by: str) -> dict[str, int]:
@@ -18,7 +18,7 @@ def count_by(rows: Sequence[Mapping[str, Any]], by: str) -> dict[str, int]:
 
 
 def _folder(uri: str | None) -> str:
-    return "(none)" if uri is None else redact(uri.rpartition("/")[0] or ".")
+    return "(none)" if uri is None else shown(uri.rpartition("/")[0] or ".")
 
 
 def error_lines(
@@ -32,16 +32,8 @@ def error_lines(
         total = len(counted)
     else:
         for row in rows[:limit]:
-            seen = f"{_shown(row['uri'])}  {_shown(row['error_detail'])}".rstrip()
+            seen = f"{shown(row['uri'] or '')}  {shown(row['error_detail'] or '')}".rstrip()
             yield f"{row['row']:10}  {row['error_code']:22} {seen}".rstrip()
         total = len(rows)
     if limit is not None and total > limit:
         yield f"... {total - limit:,} more: --limit 0 for all, or read errors.parquet"
-
-
-def _shown(text: str | None) -> str:
-    return (
-        ""
-        if text is None
-        else "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in redact(text))
-    )

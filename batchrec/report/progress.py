@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, TextIO
 
-from batchrec.report.redacting import printable, redact
+from batchrec.redacting import printable, redact
 
 if TYPE_CHECKING:
     from rich.live import Live
 
 PLAIN_EVERY_S = 30.0
-PLAIN_EVERY_SHARE = 0.05
+PLAIN_LINES_OF_A_RUN = 20
 RECENT_S = 30.0
 
 
@@ -64,7 +64,7 @@ class Progress:
         self._recent: deque[tuple[float, int]] = deque([(self._started_s, 0)])
         self._printed = _State()
         self._printed_s = self._started_s
-        self._printed_share = self._share()
+        self._printed_step = self._step()
         self._closed = False
         self._live = _start_live(self._stream) if _is_terminal(self._stream) else None
 
@@ -85,7 +85,7 @@ class Progress:
             self._recent.popleft()
         if self._live is not None:
             self._refresh(self._live)
-        elif now_s - self._printed_s >= PLAIN_EVERY_S or self._share() - self._printed_share >= PLAIN_EVERY_SHARE:
+        elif now_s - self._printed_s >= PLAIN_EVERY_S or self._step() > self._printed_step:
             self._print_plain(now_s)
 
     def message(self, text: str) -> None:
@@ -136,6 +136,10 @@ class Progress:
         done = self._done_rows + self._state.num_ok + self._state.num_failed
         return done / self._total_rows if self._total_rows else 1.0
 
+    def _step(self) -> int:
+        done = self._done_rows + self._state.num_ok + self._state.num_failed
+        return done * PLAIN_LINES_OF_A_RUN // self._total_rows if self._total_rows else PLAIN_LINES_OF_A_RUN
+
     def _eta(self, now_s: float) -> str:
         finished = self._state.num_ok + self._state.num_failed
         left = self._total_rows - self._done_rows - finished
@@ -145,7 +149,7 @@ class Progress:
         return duration(left / rows_per_s) if rows_per_s else "-"
 
     def _print_plain(self, now_s: float) -> None:
-        self._printed, self._printed_s, self._printed_share = self._state, now_s, self._share()
+        self._printed, self._printed_s, self._printed_step = self._state, now_s, self._step()
         self._write(self.line())
 
     def _write(self, text: str) -> None:

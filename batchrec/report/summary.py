@@ -10,8 +10,8 @@ from typing import Any, Self
 
 from batchrec.errors import OutputError
 from batchrec.records import WorkerFacts
+from batchrec.redacting import shown
 from batchrec.report.binding import Binding, Threads, weigh
-from batchrec.report.redacting import shown
 from batchrec.stats import ShardStats
 
 __all__ = ["Binding", "ErrorExample", "RunSummary", "Threads", "binding", "rate", "state_verdict"]
@@ -164,13 +164,13 @@ def state_verdict(
         limit: ``--max-failure-rate``.
         reason: Why the run ended early.
     """
-    failed = f"{num_failed:,} failed ({percent(num_failed / max(1, num_rows))}"
+    share = f"({percent(num_failed / max(1, num_rows))}; limit {percent(limit)})"
     if exit_code == 0 and not num_failed:
         return f"complete: all {num_rows:,} images recognised"
     if exit_code == 0:
-        return f"complete: {num_ok:,} of {num_rows:,} images recognised, {failed}; limit {percent(limit)})"
+        return f"complete: {num_ok:,} of {num_rows:,} images recognised, {num_failed:,} failed {share}"
     if exit_code == 4:
-        return f"complete, but over the failure limit: {failed} of {num_rows:,}; limit {percent(limit)})"
+        return f"complete, but over the failure limit: {num_failed:,} of {num_rows:,} failed {share}"
     ended = {5: "interrupted", 6: "stopped", 130: "interrupted from the keyboard", 143: "terminated"}
     why = f": {reason}" if reason else ""
     if exit_code not in ended:

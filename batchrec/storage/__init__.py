@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from batchrec.storage.filesystems import open_filesystem
 from batchrec.storage.policy import LocalFile, S3Object, UriPolicy
 from batchrec.storage.probing import probe
 from batchrec.storage.publishing import create_or_compare, local_path, open_store
@@ -22,6 +23,7 @@ __all__ = [
     "create_or_compare",
     "list_inputs",
     "local_path",
+    "open_filesystem",
     "open_input",
     "open_store",
     "probe",

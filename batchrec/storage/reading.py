@@ -42,6 +42,7 @@ _BY_TROUBLE = {
     Trouble.UNREACHABLE: (ErrorCode.ENDPOINT_UNREACHABLE, ""),
     Trouble.REGION: (ErrorCode.ENDPOINT_UNREACHABLE, "the bucket is in another region: set AWS_REGION"),
     Trouble.TIMEOUT: (ErrorCode.TIMEOUT, ""),
+    Trouble.ODD_KEY: (ErrorCode.URI_INVALID, "a key which the S3 client cannot ask for"),
     Trouble.CHANGED: (ErrorCode.CHANGED_WHILE_READ, ""),
 }
 

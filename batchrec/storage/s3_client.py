@@ -38,9 +38,13 @@ OWN_CREDENTIALS = (
 )
 EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
 FULL = {"InsufficientStorage", "XMinioStorageFull", "QuotaExceeded", "BucketQuotaExceeded"}
-STATUS = re.compile(r"\n\s+status: (\d{3}),|Server returned non-2xx status code: (\d{3})")
-CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,64})</Code>")
-KIND = re.compile(r"HttpError \{\s+kind: (\w+)")
+# Where an error's text shows its structure. Each needs a line break, which no key can bring in: a key is
+# quoted there, and may itself read like an answer.
+STATUS = re.compile(r"\n\s+status: (\d{3}),")
+CODE = re.compile(r"\n\s+body: Some\(\n.*?<Code>([A-Za-z0-9.]{1,64})</Code>")
+KIND = re.compile(r"\n\s+HttpError \{\s+kind: (\w+)")
+REDIRECT = re.compile(r"\n\s+inner: BareRedirect")
+METADATA = re.compile(r"\n\s+uri: Some\(\s+http://[^/\s]+/latest/(?:api|meta-data)/")
 
 
 class Trouble(Enum):
@@ -58,6 +62,7 @@ class Trouble(Enum):
     UNREACHABLE = auto()
     TIMEOUT = auto()
     FULL = auto()
+    ODD_KEY = auto()
     UNSUPPORTED = auto()
     REGION = auto()
     FAILED = auto()
@@ -85,18 +90,28 @@ def split_url(url: str) -> tuple[str, str]:
     return bucket, prefix.strip("/")
 
 
-@lru_cache(maxsize=256)
 def connect(bucket: str, options: StoreOptions) -> Bucket:
-    """Return the client of a bucket, the same one every time. Makes no request."""
-    config: dict[str, Any] = {}
-    session = _session()
-    endpoint = _endpoint(options)
+    """Return the client of a bucket, the same one as long as the AWS variables stay the same. Makes no request.
+
+    Raises:
+        UsageError: The endpoint is not a URL.
+        AccessError: The AWS profile cannot be used.
+    """
+    variables = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
+    return _client(bucket, options, variables)
+
+
+@lru_cache(maxsize=256)
+def _client(bucket: str, options: StoreOptions, variables: tuple[tuple[str, str], ...]) -> Bucket:
+    environment = dict(variables)
+    session = _session(environment)
+    profile = _profile(session)
+    endpoint = _endpoint(options, environment, profile)
+    region = options.region or _first_set(environment, "AWS_REGION", "AWS_DEFAULT_REGION") or profile.get("region")
+    config: dict[str, Any] = {"region": region} if region else {}
     if endpoint:
         # The service's own variable outranks a plain endpoint inside the client, so name that one.
         config["aws_endpoint_url_s3"] = endpoint
-    region = options.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if region or session:
-        config["region"] = region or session.get_config_variable("region") or "us-east-1"
     if options.requester_pays:
         config["request_payer"] = True
     return Bucket(
@@ -112,17 +127,19 @@ def connect(bucket: str, options: StoreOptions) -> Bucket:
             "retry_timeout": timedelta(seconds=RETRY_TIMEOUT_S),
             "backoff": {"max_backoff": timedelta(seconds=5)},
         },
-        credential_provider=_provider(session),
+        credential_provider=None if _first_set(environment, *OWN_CREDENTIALS) else _provider(session),
     )
 
 
-def _endpoint(options: StoreOptions) -> str | None:
-    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-    endpoint = options.endpoint or next((os.environ[name] for name in names if os.environ.get(name)), None)
-    if endpoint is None:
-        return None
+def _first_set(environment: dict[str, str], *names: str) -> str | None:
+    return next((environment[name] for name in names if environment.get(name)), None)
+
+
+def _endpoint(options: StoreOptions, environment: dict[str, str], profile: dict[str, str]) -> str:
+    variable = _first_set(environment, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+    endpoint = options.endpoint or variable or profile.get("endpoint_url") or ""
     parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+    if endpoint and (parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc):
         raise UsageError(
             "the S3 endpoint is not a URL of a host",
             advice="write http://HOST:PORT or https://HOST, without credentials",
@@ -130,13 +147,11 @@ def _endpoint(options: StoreOptions) -> str | None:
     return endpoint.rstrip("/")
 
 
-def _session() -> Any:
-    """Return a botocore session where only it can read the credentials: profiles, SSO, credential processes."""
-    if any(os.environ.get(name) for name in OWN_CREDENTIALS):
-        return None
+def _session(environment: dict[str, str]) -> Any:
+    """Return a botocore session where only it can read what is set: profiles, SSO, credential processes."""
     files = ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), ("AWS_CONFIG_FILE", "~/.aws/config")
-    there = any(Path(os.environ.get(name) or default).expanduser().is_file() for name, default in files)
-    if not there and not os.environ.get("AWS_PROFILE"):
+    there = any(Path(environment.get(name) or default).expanduser().is_file() for name, default in files)
+    if not there and not environment.get("AWS_PROFILE"):
         return None
     try:
         from botocore import session  # type: ignore[import-untyped]
@@ -145,8 +160,13 @@ def _session() -> Any:
     return session.get_session()
 
 
+def _profile(session: Any) -> dict[str, str]:
+    """Return the region and endpoint of the user's profile, where it has them."""
+    return dict(_ask_profile(session.get_scoped_config)) if session else {}
+
+
 def _provider(session: Any) -> Callable[[], S3Credential] | None:
-    credentials = _credentials(session) if session else None
+    credentials = _ask_profile(session.get_credentials) if session else None
     if credentials is None:
         return None
 
@@ -162,11 +182,11 @@ def _provider(session: Any) -> Callable[[], S3Credential] | None:
     return provide
 
 
-def _credentials(session: Any) -> Any:
+def _ask_profile(ask: Callable[[], Any]) -> Any:
     from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 
     try:
-        return session.get_credentials()
+        return ask()
     except BotoCoreError as error:
         raise AccessError(
             "the AWS profile cannot be used", found=type(error).__name__, advice="check AWS_PROFILE and ~/.aws"
@@ -176,18 +196,21 @@ def _credentials(session: Any) -> Any:
 def diagnose(error: Exception) -> Diagnosis:
     """Say what a client's error means."""
     text = str(error)
-    match = STATUS.search(text.partition("\nDebug source:")[2]) or STATUS.search(text)
-    status = int(match.group(1) or match.group(2)) if match else 0
-    named = CODE.search(text)
-    code = named.group(1) if named else ""
+    status, code, kind = (_first(pattern, text) for pattern in (STATUS, CODE, KIND))
     detail = " ".join(filter(None, (f"HTTP {status}" if status else "", code)))
-    kind = KIND.search(text)
-    trouble = _trouble(error, text, status, code, kind.group(1) if kind else "")
+    trouble = _trouble(error, text, int(status or 0), code, kind)
     return Diagnosis(trouble, detail or trouble.name.lower().replace("_", " "))
 
 
+def _first(pattern: re.Pattern[str], text: str) -> str:
+    match = pattern.search(text)
+    return match.group(1) if match else ""
+
+
 def _trouble(error: Exception, text: str, status: int, code: str, kind: str) -> Trouble:
-    if "/latest/api/token" in text or "/latest/meta-data/" in text:
+    if isinstance(error, faults.InvalidPathError | ValueError):
+        return Trouble.ODD_KEY
+    if METADATA.search(text):
         return Trouble.NO_CREDENTIALS
     if code in EXPIRED:
         return Trouble.EXPIRED
@@ -207,7 +230,7 @@ def _trouble(error: Exception, text: str, status: int, code: str, kind: str) -> 
         return Trouble.NO_OBJECT
     if status in (401, 403) or isinstance(error, faults.PermissionDeniedError | faults.UnauthenticatedError):
         return Trouble.DENIED
-    if "BareRedirect" in text or status in (301, 307) or code == "AuthorizationHeaderMalformed":
+    if REDIRECT.search(text) or status in (301, 307) or code == "AuthorizationHeaderMalformed":
         return Trouble.REGION
     if status == 501 or code in ("NotImplemented", "InvalidArgument"):
         return Trouble.UNSUPPORTED
@@ -227,6 +250,11 @@ _MEANINGS: dict[Trouble, tuple[type[BatchrecError], str, str]] = {
     Trouble.ARCHIVED: (AccessError, "the object is archived", "restore it first"),
     Trouble.NO_CREDENTIALS: (AccessError, "no AWS credentials were found", "set the AWS_* variables or AWS_PROFILE"),
     Trouble.REGION: (AccessError, "the bucket is in another region", "set AWS_REGION to the bucket's region"),
+    Trouble.ODD_KEY: (
+        AccessError,
+        "a key there has an empty, '.', '..' or control part, which the S3 client can neither list nor read",
+        "rename it, or name the files one by one",
+    ),
     Trouble.UNSUPPORTED: (OutputError, "the store does not know a request batchrec needs", "use another store"),
     Trouble.EXPIRED: (StorageLost, "the credentials have expired", f"renew them, {_AGAIN}"),
     Trouble.UNREACHABLE: (

@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 from torchvision.transforms import InterpolationMode
@@ -19,7 +19,18 @@ from batchrec.pipeline.resizing import Resizer
 from batchrec.spec import ImageLimits
 
 SIZES = [(500, 375), (375, 500), (400, 533), (640, 480), (256, 256), (257, 255), (100, 60), (37, 91), (1024, 300)]
-SIZES += [(1601, 1203), (224, 224), (1, 1), (2, 7), (511, 512), (900, 40), (33, 1200)]
+SIZES += [
+    (240, 240),
+    (240, 300),
+    (300, 240),
+    (1601, 1203),
+    (224, 224),
+    (1, 1),
+    (2, 7),
+    (511, 512),
+    (900, 40),
+    (33, 1200),
+]
 GEOMETRIES = [(256, 224), (232, 224), (224, 224), (75, 64), (65, 64)]
 
 TURNS = {
@@ -102,6 +113,8 @@ def test_a_turned_jpeg_matches_the_reference_turned_first(orientation, size):
     geometry=st.sampled_from(GEOMETRIES),
     interpolation=st.sampled_from(["bilinear", "bicubic"]),
 )
+@example(240, 240, (256, 224), "bilinear")  # as wide as what is asked of the kernel
+@example(253, 771, (256, 224), "bicubic")  # as many rows left as are asked for
 @settings(max_examples=80, deadline=None)
 def test_skipping_what_the_crop_drops_changes_no_bit(width, height, geometry, interpolation):
     resize, crop = geometry

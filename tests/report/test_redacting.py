@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrec.report.redacting import printable, redact, shown
+from batchrec.redacting import printable, redact, shown
 
 CANARY = "c4n4ryS3cr3t"
 

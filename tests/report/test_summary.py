@@ -57,7 +57,7 @@ def test_no_credential_reaches_report_json(make_summary):
     [
         (0, 0, "complete: all 1,000 images recognised"),
         (0, 2, "complete: 998 of 1,000 images recognised, 2 failed (0.2 %; limit 5 %)"),
-        (4, 80, "complete, but over the failure limit: 80 failed (8 %) of 1,000; limit 5 %"),
+        (4, 80, "complete, but over the failure limit: 80 of 1,000 failed (8 %; limit 5 %)"),
         (5, 2, "interrupted: the store is full; 1,000 of 1,000 images are done, the same command resumes"),
         (6, 0, "stopped: the store is full; 1,000 of 1,000 images are done, the same command resumes"),
         (130, 0, "interrupted from the keyboard: the store is full; 1,000 of 1,000 images are done, "),

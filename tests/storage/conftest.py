@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -30,9 +31,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """S3 clients that give up after one retry, or one second without an answer."""
     monkeypatch.setattr(s3_client, "MAX_RETRIES", 1)
     monkeypatch.setattr(s3_client, "TIMEOUT_S", 1)
-    s3_client.connect.cache_clear()
+    s3_client._client.cache_clear()
     yield
-    s3_client.connect.cache_clear()
+    s3_client._client.cache_clear()
 
 
 @pytest.fixture
@@ -47,6 +48,24 @@ def store(request: pytest.FixtureRequest) -> Store:
     if request.param == "s3":
         return request.getfixturevalue("s3_store")
     return open_store(str(request.getfixturevalue("weird_tmp_path") / "out"), StoreOptions())
+
+
+@contextlib.contextmanager
+def _as_nobody() -> Iterator[None]:
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def as_nobody() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """Makes a block run without root's leave to read and write anything."""
+    return _as_nobody
 
 
 @pytest.fixture

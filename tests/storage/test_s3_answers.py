@@ -9,7 +9,7 @@ import pytest
 
 from batchrec.errors import AccessError, OutputError, StorageLost, UsageError
 from batchrec.spec import StoreOptions
-from batchrec.storage import KeyExists, Store, Uncertain, create_or_compare, open_store, probe, s3_client
+from batchrec.storage import KeyExists, Store, Uncertain, create_or_compare, open_store, probe
 from tests.s3_server import Fault, Request, S3Server
 
 SECRET = "CANARY"
@@ -139,7 +139,6 @@ def test_the_endpoint_option_outranks_every_variable(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     open_store("s3://photos/out", StoreOptions(endpoint=s3_server.url)).create("a", b"1")
-    s3_client.connect.cache_clear()
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.url)
     assert open_store("s3://photos/out", StoreOptions()).read("a") == b"1"
 
@@ -151,22 +150,26 @@ def test_an_endpoint_that_is_no_url_is_refused(endpoint: str):
     assert SECRET not in str(error.value)
 
 
-def test_a_profile_gives_credentials_and_region(
+def test_a_profile_gives_credentials_region_and_endpoint(
     s3_server: S3Server, impatient: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     pytest.importorskip("botocore")
+    config = tmp_path / "config"
+    config.write_text(f"[profile shop]\nregion = eu-north-1\nendpoint_url = {s3_server.url}\n")
     profile = tmp_path / "credentials"
     profile.write_text("[shop]\naws_access_key_id = AKIAFROMPROFILE00000\naws_secret_access_key = s3cr3t\n")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(profile))
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_PROFILE", "shop")
     seen = []
     s3_server.fault = lambda request: seen.append(request.headers.get("authorization", ""))
     open_store("s3://photos/out", StoreOptions()).create("a", b"1")
     assert "AKIAFROMPROFILE00000" in seen[0]
-    s3_client.connect.cache_clear()
+    assert "/eu-north-1/s3/" in seen[0]
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(AccessError, match="AWS profile"):
         open_store("s3://photos/out", StoreOptions())
@@ -255,6 +258,13 @@ def test_credentials_that_may_not_delete_still_pass_the_probe(s3_server: S3Serve
         Fault(status=403, code="AccessDenied") if request.method in ("POST", "DELETE") else None
     )
     probe(s3_store)
+
+
+def test_listing_goes_on_past_one_page(s3_server: S3Server, s3_store: Store):
+    for number in range(2100):
+        s3_server.put("photos", f"some/out/n/{number:05d}", b"")
+    assert [info.key for info in s3_store.list("n/")] == [f"n/{number:05d}" for number in range(2100)]
+    assert len(s3_server.requests("GET")) == 3
 
 
 def test_reading_the_footer_of_a_small_object_is_one_request(s3_server: S3Server, s3_store: Store):

@@ -1,0 +1,44 @@
+# Two commands on a bare machine with Python 3.11+ and make: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: demo test test-slow test-gpu check lint types layers clean
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and "batchrec needs Python 3.11 or newer; make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)  ## draw a sample archive and recognise it with the bundled model
+	@rm -rf .demo
+	$(BIN)/batchrec sample .demo/archive --images 1000 --broken 0.01
+	$(BIN)/batchrec submit .demo/archive/manifest.parquet -o .demo/out
+	$(BIN)/batchrec verify .demo/out
+
+test: $(INSTALLED)  ## the tests of every push
+	$(PYTEST)
+
+test-slow: $(INSTALLED)
+	$(PYTEST) -m slow
+
+test-gpu: $(INSTALLED)
+	$(PYTEST) -m gpu
+
+check: lint types layers  ## everything that reads the code instead of running it
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+layers: $(INSTALLED)
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,200 @@
+"""The coordinator against a simulated pool: every failure story in milliseconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from tests.engine.simulation import SimulatedPool, fails, loses, result, shards
+
+from batchrec.engine.coordinator import MAX_LOSSES_IN_A_ROW, Coordinator
+from batchrec.engine.ledger import Ledger
+from batchrec.engine.pool import AttemptFailed, AttemptPublished, Event, WorkerFailed, WorkerLost
+from batchrec.errors import AccessLost, DeadlineReached, ManifestError, StorageLost, Superseded, WorkersLost
+from batchrec.records import Attempt, Shard, WorkerFacts
+
+
+@dataclass
+class Listener:
+    said: list[str] = field(default_factory=list)
+    ticks: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def worker_ready(self, facts: WorkerFacts) -> None:
+        self.said.append("ready")
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+    def tick(self, *, num_ok: int, num_failed: int, num_shards_done: int) -> None:
+        self.ticks.append((num_ok, num_failed, num_shards_done))
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+    step: float = 0.0
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+@dataclass
+class Scene:
+    """A coordinator over six shards, and what it did to the world."""
+
+    pool: SimulatedPool
+    num_shards: int = 6
+    num_workers: int = 2
+    superseded_by: int | None = None
+    deadline_s: float | None = None
+    listener: Listener = field(default_factory=Listener)
+    given_up: list[tuple[int, str]] = field(default_factory=list)
+    clock: Clock = field(default_factory=Clock)
+
+    def coordinator(self) -> Coordinator:
+        self.ledger = Ledger(shards(self.num_shards), run_id="run")
+        return Coordinator(
+            self.ledger,
+            self.pool,
+            num_workers=self.num_workers,
+            superseded_by=lambda: self.superseded_by,
+            abandon=self.give_up,
+            observer=self.listener,
+            deadline_s=self.deadline_s,
+            clock=self.clock,
+        )
+
+    def give_up(self, shard: Shard, reason: str) -> None:
+        self.given_up.append((shard.index, reason))
+
+
+def test_an_undisturbed_run_publishes_every_shard_once() -> None:
+    scene = Scene(SimulatedPool())
+    counts = scene.coordinator().run()
+    assert (counts.num_published, counts.stats.num_ok) == (6, 60)
+    assert sorted(attempt.shard.index for _, attempt in scene.pool.dispatched) == list(range(6))
+    assert scene.pool.closed
+    assert scene.listener.ticks[-1] == (60, 0, 6)
+
+
+def test_a_worker_never_holds_more_than_its_share() -> None:
+    held: dict[int, int] = {}
+    most = 0
+
+    def fate(worker: int, attempt: Attempt) -> Event:
+        nonlocal most
+        held[worker] = held.get(worker, 0) + 1
+        most = max(most, held[worker] - sum(1 for e in pool.events if isinstance(e, WorkerLost)))
+        return AttemptPublished(worker, attempt, result(attempt))
+
+    pool = SimulatedPool(fate)
+    scene = Scene(pool, num_workers=1)
+    coordinator = scene.coordinator()
+    dispatch = pool.dispatch
+
+    def checked(worker: int, attempt: Attempt) -> None:
+        assert len(scene.ledger.in_flight(worker)) <= pool.shards_per_worker
+        dispatch(worker, attempt)
+
+    pool.dispatch = checked  # type: ignore[method-assign]
+    coordinator.run()
+
+
+def test_a_lost_worker_is_replaced_and_its_shards_are_done_again() -> None:
+    lost: list[int] = []
+
+    def fate(worker: int, attempt: Attempt) -> Event:
+        if not lost:
+            lost.append(worker)
+            return WorkerLost(worker, "killed")
+        return AttemptPublished(worker, attempt, result(attempt))
+
+    scene = Scene(SimulatedPool(fate), num_workers=1)
+    counts = scene.coordinator().run()
+    assert (counts.num_published, counts.num_workers_lost, scene.pool.num_started) == (6, 1, 2)
+    assert any("starting another: killed" in line for line in scene.listener.said)
+
+
+def test_late_answers_of_a_lost_worker_change_nothing() -> None:
+    answers: list[Event] = []
+
+    def fate(worker: int, attempt: Attempt) -> Event:
+        if len(answers) < 2 and worker == 0:
+            answers.append(AttemptPublished(worker, attempt, result(attempt)))
+            return WorkerLost(worker, "unreachable") if len(answers) == 1 else answers[0]
+        return AttemptPublished(worker, attempt, result(attempt))
+
+    scene = Scene(SimulatedPool(fate), num_workers=1)
+    counts = scene.coordinator().run()
+    assert (counts.num_published, counts.stats.num_ok) == (6, 60)
+
+
+def test_workers_lost_in_a_row_without_a_shard_end_the_run() -> None:
+    scene = Scene(SimulatedPool(loses), num_workers=1)
+    with pytest.raises(WorkersLost, match=f"{MAX_LOSSES_IN_A_ROW} workers in a row"):
+        scene.coordinator().run()
+    assert scene.pool.closed
+
+
+def test_a_shard_that_always_raises_becomes_rows_and_the_others_are_done() -> None:
+    def fate(worker: int, attempt: Attempt) -> Event:
+        if attempt.shard.index == 3:
+            return AttemptFailed(worker, attempt, ValueError("odd"))
+        return AttemptPublished(worker, attempt, result(attempt))
+
+    scene = Scene(SimulatedPool(fate))
+    counts = scene.coordinator().run()
+    assert scene.given_up == [(3, "ValueError: odd")]
+    assert (counts.num_published, counts.num_attempts_failed) == (5, 3)
+
+
+def test_a_refusal_by_a_worker_ends_the_run_at_once() -> None:
+    scene = Scene(SimulatedPool(fails(ManifestError("the manifest changed"))))
+    with pytest.raises(ManifestError):
+        scene.coordinator().run()
+    assert len(scene.pool.dispatched) <= 4
+
+
+def test_a_refusal_while_starting_ends_the_run_at_once() -> None:
+    pool = SimulatedPool()
+    pool.start_workers = lambda num_workers: pool.events.append(WorkerFailed(0, ManifestError("gone")))  # type: ignore[method-assign]
+    with pytest.raises(ManifestError):
+        Scene(pool).coordinator().run()
+
+
+def test_a_store_that_stays_away_ends_the_run_resumable_and_publishes_no_error_rows() -> None:
+    scene = Scene(SimulatedPool(fails(StorageLost("the store is away"))))
+    with pytest.raises(StorageLost):
+        scene.coordinator().run()
+    assert scene.given_up == []
+
+
+def test_systemic_faults_in_a_row_end_the_run_and_publish_nothing() -> None:
+    scene = Scene(SimulatedPool(fails(AccessLost("denied"))))
+    with pytest.raises(AccessLost):
+        scene.coordinator().run()
+    assert scene.given_up == []
+
+
+def test_a_superseded_coordinator_stops() -> None:
+    scene = Scene(SimulatedPool(), superseded_by=7)
+    with pytest.raises(Superseded, match="coordinator 7"):
+        scene.coordinator().run()
+    assert scene.pool.dispatched == []
+
+
+def test_the_deadline_stops_the_run_resumable() -> None:
+    scene = Scene(SimulatedPool(), deadline_s=5, clock=Clock(step=2))
+    with pytest.raises(DeadlineReached):
+        scene.coordinator().run()
+    assert scene.pool.closed
+
+
+def test_waiting_for_a_worker_is_said_and_not_silent() -> None:
+    pool = SimulatedPool()
+    pool.start_workers = lambda num_workers: None  # type: ignore[method-assign]
+    scene = Scene(pool, deadline_s=100, clock=Clock(step=4))
+    with pytest.raises(DeadlineReached):
+        scene.coordinator().run()
+    assert any(line.startswith("waiting") for line in scene.listener.said)

@@ -1,0 +1,125 @@
+"""One contract for both pools, with real threads and real Ray actors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+from tests.engine.simulation import NullWorker, shards
+
+from batchrec.engine.inline_pool import InlinePool
+from batchrec.engine.pool import AttemptFailed, AttemptPublished, Event, Pool, WorkerFailed, WorkerLost, WorkerReady
+from batchrec.errors import ManifestError
+from batchrec.records import Attempt
+
+MakePool = Callable[..., Pool]
+
+
+@pytest.fixture(params=["inline", pytest.param("ray", marks=pytest.mark.ray)])
+def make_pool(request: pytest.FixtureRequest) -> Iterator[MakePool]:
+    made: list[Pool] = []
+    if request.param == "ray":
+        request.getfixturevalue("local_ray")
+
+    def make(**worker: bool) -> Pool:
+        from batchrec.engine.ray_pool import RayPool
+
+        worker_maker = partial(NullWorker, **worker)
+        pool = InlinePool(worker_maker) if request.param == "inline" else RayPool(worker_maker, num_cpus=0.1)
+        made.append(pool)
+        return pool
+
+    yield make
+    for pool in made:
+        pool.close()
+
+
+def until(pool: Pool, kind: type[Event], count: int = 1, within_s: float = 30) -> list[Event]:
+    found: list[Event] = []
+    give_up_at = time.monotonic() + within_s
+    while len(found) < count:
+        assert time.monotonic() < give_up_at, f"only {found}"
+        found += [event for event in pool.wait(0.2) if isinstance(event, kind)]
+    return found
+
+
+def attempt(index: int, number: int = 1) -> Attempt:
+    return Attempt(shards(100)[index], number, f"run-{index}-{number}")
+
+
+def test_every_worker_that_starts_gets_ready_under_its_own_number(make_pool: MakePool) -> None:
+    pool = make_pool()
+    pool.start_workers(2)
+    assert sorted(event.worker for event in until(pool, WorkerReady, 2)) == [0, 1]
+    pool.start_workers(1)
+    assert until(pool, WorkerReady)[0].worker == 2
+
+
+def test_every_dispatch_is_answered_once_with_its_own_attempt(make_pool: MakePool) -> None:
+    pool = make_pool()
+    pool.start_workers(1)
+    until(pool, WorkerReady)
+    for index in (0, 1):
+        pool.dispatch(0, attempt(index))
+    answers = until(pool, AttemptPublished, 2)
+    assert {event.attempt.shard.index for event in answers} == {0, 1}
+    assert all(event.result.stats.num_ok == 10 for event in answers)
+    assert pool.wait(0.3) == []
+
+
+def test_an_attempt_that_raises_is_answered_with_its_error_and_the_worker_goes_on(make_pool: MakePool) -> None:
+    pool = make_pool()
+    pool.start_workers(1)
+    until(pool, WorkerReady)
+    pool.dispatch(0, attempt(13))
+    failed = until(pool, AttemptFailed)[0]
+    assert isinstance(failed.error, ValueError)
+    assert str(failed.error) == "thirteen"
+    pool.dispatch(0, attempt(1))
+    assert until(pool, AttemptPublished)[0].attempt == attempt(1)
+
+
+def test_a_worker_that_refuses_to_start_is_answered_with_its_error(make_pool: MakePool) -> None:
+    pool = make_pool(refuses_to_start=True)
+    pool.start_workers(1)
+    error = until(pool, WorkerFailed)[0].error
+    assert isinstance(error, ManifestError)
+    assert (error.cause, error.advice) == ("the manifest is gone", "bring it back")
+
+
+def test_live_counts_follow_the_workers(make_pool: MakePool) -> None:
+    pool = make_pool()
+    pool.start_workers(1)
+    until(pool, WorkerReady)
+    pool.dispatch(0, attempt(0))
+    until(pool, AttemptPublished)
+    give_up_at = time.monotonic() + 10
+    while pool.live_counts()[0].num_ok != 10:
+        assert time.monotonic() < give_up_at
+        pool.wait(0.1)
+
+
+def test_waiting_with_nothing_to_wait_for_returns(make_pool: MakePool) -> None:
+    assert make_pool().wait(0.01) == []
+
+
+@pytest.mark.ray
+def test_a_killed_worker_is_lost_once_with_all_it_had(local_ray: None) -> None:
+    from batchrec.engine.ray_pool import RayPool
+
+    pool = RayPool(NullWorker, num_cpus=0.1)
+    pool.start_workers(1)
+    facts = until(pool, WorkerReady)[0].facts
+    pool.dispatch(0, attempt(99))
+    pool.dispatch(0, attempt(99, number=2))
+    time.sleep(0.5)
+    os.kill(facts.pid, signal.SIGKILL)
+    assert until(pool, WorkerLost)[0].worker == 0
+    assert pool.wait(0.5) == []
+    pool.start_workers(1)
+    assert until(pool, WorkerReady)[0].worker == 1
+    pool.close()

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+
+from batchrec.models.remembering import cache_folder, remember
+
+
+def counting():
+    calls = []
+    return calls, lambda: calls.append(1) or {"value": len(calls)}
+
+
+def test_a_value_is_worked_out_once(tmp_path):
+    calls, compute = counting()
+    assert [remember("kind", {"a": 1}, compute, folder=tmp_path) for _ in range(3)] == [{"value": 1}] * 3
+    assert len(calls) == 1
+
+
+def test_another_key_is_another_value(tmp_path):
+    _, compute = counting()
+    assert remember("kind", {"a": 1}, compute, folder=tmp_path) != remember("kind", {"a": 2}, compute, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"{}", b'{"key": {"a": 2}, "value": {}}', b'{"key": {"a": 1}, "value": 3}']
+)
+def test_a_damaged_record_is_worked_out_again(tmp_path, content):
+    calls, compute = counting()
+    remember("kind", {"a": 1}, compute, folder=tmp_path)
+    (record,) = (tmp_path / "kind").iterdir()
+    record.write_bytes(content)
+    remember("kind", {"a": 1}, compute, folder=tmp_path)
+    assert len(calls) == 2
+
+
+def test_what_fails_is_not_remembered(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        remember("kind", {}, lambda: {"value": 1 // 0}, folder=tmp_path)
+    assert remember("kind", {}, lambda: {"value": 2}, folder=tmp_path) == {"value": 2}
+
+
+def test_a_folder_that_cannot_be_made_means_no_cache(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BATCHREC_CACHE", str(tmp_path / "file" / "cache"))
+    assert cache_folder() is None
+    calls, compute = counting()
+    remember("kind", {}, compute)
+    remember("kind", {}, compute)
+    assert len(calls) == 2
+
+
+def test_the_cache_follows_the_usual_variables(tmp_path, monkeypatch):
+    monkeypatch.delenv("BATCHREC_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "batchrec"
