@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,6 +40,7 @@ _IDLE_S = 0.1
 def start_local_ray(num_cpus: int) -> None:
     """Start a Ray of this run's own on this machine, whatever RAY_ADDRESS says."""
     os.environ.update(_LOCAL_ENVIRONMENT)
+    on_terminate = signal.getsignal(signal.SIGTERM)
     ray.init(
         address="local",
         num_cpus=num_cpus,
@@ -46,6 +49,9 @@ def start_local_ray(num_cpus: int) -> None:
         configure_logging=False,
         log_to_driver=True,
     )
+    if threading.current_thread() is threading.main_thread():
+        # Ray puts a handler of its own there, which prints a stack and ends the process on the spot.
+        signal.signal(signal.SIGTERM, on_terminate)
 
 
 @dataclass(slots=True)

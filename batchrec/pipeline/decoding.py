@@ -44,6 +44,7 @@ _READERS: dict[str, Callable[[BytesIO], ImageFile]] = {
 }
 _PILLOW = r"PIL\."
 _WARNING_RULE = ("ignore", None, Warning, re.compile(_PILLOW), 0)
+_NO_LOG = logging.NullHandler()  # keeps logging from falling back to stderr; handlers of the user's still hear
 _DETAIL_CHARACTERS = 200
 _UNSUPPORTED_WORDS = ("unsupported", "cannot handle", "unknown pixel mode")
 _MEMORY_WORDS = ("allocate memory", "out of memory")
@@ -171,7 +172,7 @@ def _take_pillow_in_hand(limits: ImageLimits) -> None:
     """Set, for the whole process, what Pillow has only global switches for."""
     # Sizes are checked here, from the header. Pillow's own check stays behind, for what a header does not show.
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, limits.max_pixels)
-    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    logging.getLogger("PIL").addHandler(_NO_LOG)
     _ignore_warnings()
     # libtiff prints a line for every tag it dislikes, thousands for one file; Pillow leaves that on.
     libtiff = ctypes.CDLL(_imaging.__file__)

@@ -1,0 +1,5 @@
+"""``python -m batchrec`` is ``batchrec``."""
+
+from batchrec.cli.main import main
+
+main()
