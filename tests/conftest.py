@@ -12,6 +12,8 @@ import pytest
 
 from batchrec.learning.drawing import draw_archive
 
+pytest_plugins = ["tests.s3_fixture"]
+
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:

@@ -59,7 +59,7 @@ class Recipe:
     cut_and_paste: float = 0.25
     average: float = 0.998
     first_side: int = 96
-    last_side: int = 160
+    last_side: int = 144
     seed: int = 0
 
 
@@ -136,7 +136,6 @@ class _Run:
             "averaged": self.averaged.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "epochs_done": self.epochs_done,
-            "steps": self._steps,
         }
         torch.save(state, staged)
         staged.replace(path)
@@ -148,7 +147,8 @@ class _Run:
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self.epochs_done, self._steps = state["epochs_done"], state["steps"]
+        self.epochs_done = state["epochs_done"]
+        self._steps = self.epochs_done * self._steps_per_epoch
 
     def _step(self, examples: Examples, chosen: torch.Tensor, side: int, rng: torch.Generator) -> float:
         for group in self._optimizer.param_groups:

@@ -17,7 +17,7 @@ def table_sha256(table: pa.Table, *, leave_out: frozenset[str] = frozenset()) ->
     """Hash names, nulls and values of a table, column by column.
 
     Two tables with equal values give the same digest whatever their chunks, offsets, dictionary
-    encoding or string layout.
+    encoding, string or list layout. Types count only by how their values are stored.
 
     Args:
         table: Rows to hash, in order.
@@ -26,7 +26,7 @@ def table_sha256(table: pa.Table, *, leave_out: frozenset[str] = frozenset()) ->
     Returns:
         The SHA-256 as 64 hexadecimal characters.
     """
-    digest = hashlib.sha256(str(table.num_rows).encode())
+    digest = hashlib.sha256(b"%d\0" % table.num_rows)
     for name in table.column_names:
         if name not in leave_out:
             digest.update(name.encode() + b"\0")
@@ -40,11 +40,8 @@ def _one_array(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _feed(digest: _Hash, array: pa.Array) -> None:
+    array = _plain(array)
     kind = array.type
-    if isinstance(array, pa.ExtensionArray):
-        array, kind = array.storage, kind.storage_type
-    if pa.types.is_dictionary(kind):
-        array, kind = array.dictionary_decode(), kind.value_type
     digest.update(array.is_valid().cast(pa.uint8()).to_numpy(zero_copy_only=False).tobytes())
     if pa.types.is_null(kind):
         return
@@ -68,6 +65,20 @@ def _feed(digest: _Hash, array: pa.Array) -> None:
         digest.update(values.buffers()[1][values.offset * width : (values.offset + len(values)) * width])
     else:
         _feed_binary(digest, values)
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    """Take off what is only another layout of the same values: extensions, dictionaries and views."""
+    kind = array.type
+    if isinstance(array, pa.ExtensionArray):
+        return _plain(array.storage)
+    if pa.types.is_dictionary(kind):
+        return _plain(array.dictionary_decode())
+    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
+        return array.cast(pa.large_binary())
+    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+        return array.cast(pa.large_list(kind.value_field))
+    return array
 
 
 def _is_fixed(kind: pa.DataType) -> bool:

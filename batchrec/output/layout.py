@@ -17,6 +17,7 @@ from dataclasses import dataclass
 OUTPUT_KEY = "_batchrec/OUTPUT.json"
 SUCCESS_KEY = "_SUCCESS"
 REPORT_KEY = "report.json"
+PREDICTIONS_PREFIX = "predictions/"
 
 _PART_NAME = re.compile(r"part-(\d{8,})\.parquet")
 
@@ -30,7 +31,7 @@ class Layout:
     @property
     def parts_prefix(self) -> str:
         """Prefix of all parts."""
-        return f"predictions/job={self.job_id[:12]}/"
+        return f"{PREDICTIONS_PREFIX}job={self.job_id[:12]}/"
 
     @property
     def private_prefix(self) -> str:

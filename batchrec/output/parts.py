@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -93,9 +94,23 @@ def decode_footer(metadata: pq.FileMetaData) -> PartFooter:
         UnreadablePart: It carries no footer of ours.
     """
     try:
-        return PartFooter(**json.loads((metadata.metadata or {})[_FOOTER_KEY]))
-    except (KeyError, TypeError, ValueError) as error:
+        return _footer_from_json(json.loads((metadata.metadata or {})[_FOOTER_KEY]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UnreadablePart("it is Parquet, but not written by batchrec") from error
+
+
+def _footer_from_json(plain: Mapping[str, Any]) -> PartFooter:
+    # Fields this version does not know are left out, so that it can go on where a later one stopped.
+    return PartFooter(
+        job_id=str(plain["job_id"]),
+        shard=int(plain["shard"]),
+        attempt_id=str(plain["attempt_id"]),
+        num_rows=int(plain["num_rows"]),
+        num_ok=int(plain["num_ok"]),
+        num_errors={code: int(count) for code, count in plain["num_errors"].items()},
+        rows_sha256=str(plain["rows_sha256"]),
+        facts=plain.get("facts") or {},
+    )
 
 
 def read_footer(store: Store, key: str) -> PartFooter:
@@ -104,11 +119,15 @@ def read_footer(store: Store, key: str) -> PartFooter:
     Raises:
         KeyMissing: Nothing is stored there.
         UnreadablePart: What is stored there is not a part.
+        StorageLost: It could not be read, which says nothing of what it is.
     """
     with store.open(key) as stream:
         try:
             return decode_footer(pq.ParquetFile(pa.PythonFile(stream, mode="r")).metadata)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowException, OSError) as error:
+            # Arrow says OSError of a damaged footer too; only the system's own errors carry a number.
+            if isinstance(error, OSError) and error.errno is not None:
+                raise StorageLost(f"{store.url}/{key} cannot be read", found=str(error), advice="run again") from error
             raise UnreadablePart(f"it is not Parquet: {str(error).splitlines()[0]}") from error
 
 

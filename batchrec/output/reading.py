@@ -12,6 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.fs as fs
+import pyarrow.parquet as pq
 
 from batchrec.errors import OutputError
 from batchrec.output.layout import OUTPUT_KEY, REPORT_KEY, Layout
@@ -50,8 +52,13 @@ class Output:
 
     @cached_property
     def parts(self) -> list[str]:
-        """Keys of the parts that stand, in plan order."""
-        return [self.layout.part_key(shard) for shard in sorted(standing_parts(self.store, self.layout, 10**8))]
+        """Keys of the parts that stand, in plan order; none while there is no plan."""
+        try:
+            with self.store.open(self.layout.plan_key) as plan:
+                num_shards = pq.ParquetFile(pa.PythonFile(plan, mode="r")).metadata.num_rows
+        except KeyMissing:
+            return []
+        return [self.layout.part_key(shard) for shard in sorted(standing_parts(self.store, self.layout, num_shards))]
 
     def predictions(self) -> ds.Dataset:
         """Return the rows as a pyarrow dataset; columns are read when they are asked for.
@@ -66,9 +73,13 @@ class Output:
         return ds.dataset(paths, filesystem=system, format="parquet")
 
     def errors(self) -> pa.Table:
-        """Return the rows without a prediction; of a job under way, those published so far."""
+        """Return the rows without a prediction; of a job under way, those published so far.
+
+        Raises:
+            OutputError: No part stands yet, or the table is gone.
+        """
         if self.seal is not None:
-            return read_table(io.BytesIO(self.store.read(self.layout.errors_key)))
+            return read_table(io.BytesIO(self._read(self.layout.errors_key, "`batchrec verify` says what else is")))
         columns = ["image_id", "uri", "row", "error_code", "error_detail", "attempt"]
         return self.predictions().to_table(columns=columns, use_threads=False, filter=pc.field("status") == ERROR)
 
@@ -87,9 +98,21 @@ class Output:
         except KeyMissing:
             return None
 
+    def _fragment(self, key: str) -> ds.ParquetFileFragment:
+        # Local parts are opened when they are read: a job may have more of them than a process may open.
+        if "://" not in self.store.url:
+            return ds.ParquetFileFormat().make_fragment(f"{self.store.url}/{key}", filesystem=fs.LocalFileSystem())
+        return ds.ParquetFileFormat().make_fragment(pa.PythonFile(self.store.open(key), mode="r"))
+
     def _json(self, key: str, advice: str) -> dict[str, Any]:
         try:
-            return dict(json.loads(self.store.read(key)))
+            return dict(json.loads(self._read(key, advice)))
+        except (ValueError, TypeError) as error:
+            raise OutputError(f"{self.store.url}/{key} cannot be read", found=str(error), advice=advice) from error
+
+    def _read(self, key: str, advice: str) -> bytes:
+        try:
+            return self.store.read(key)
         except KeyMissing as error:
             raise OutputError(f"{self.store.url}/{key} is not there", advice=advice) from error
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from batchrec.errors import OutputError
+from batchrec.errors import OutputError, StorageLost
 from batchrec.output.digest import table_sha256
-from batchrec.output.layout import SUCCESS_KEY, Layout
+from batchrec.output.layout import PREDICTIONS_PREFIX, SUCCESS_KEY, Layout
 from batchrec.output.parts import PartFooter, UnreadablePart, read_footer
 from batchrec.output.schema import ERROR, errors_schema
 from batchrec.output.tables import read_table
@@ -69,13 +69,35 @@ class Seal:
 
     def to_json(self) -> dict[str, Any]:
         """Return the seal as plain JSON values."""
-        totals = {"num_rows": self.num_rows, "num_ok": self.num_ok, "num_errors": dict(sorted(self.num_errors.items()))}
-        return {"format": _FORMAT, "job_id": self.job_id, **totals, "parts": [asdict(part) for part in self.parts]}
+        return {**self.totals(), "parts": [asdict(part) for part in self.parts]}
+
+    def totals(self) -> dict[str, Any]:
+        """Return what ``_SUCCESS`` says: the job and its counts."""
+        return {
+            "format": _FORMAT,
+            "job_id": self.job_id,
+            "num_rows": self.num_rows,
+            "num_ok": self.num_ok,
+            "num_errors": dict(sorted(self.num_errors.items())),
+        }
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Seal:
-        """Return the seal that :meth:`to_json` wrote."""
-        return cls(plain["job_id"], tuple(SealedPart(**part) for part in plain["parts"]))
+        """Return the seal that :meth:`to_json` wrote; fields this version does not know are left out.
+
+        Raises:
+            OutputError: It is no seal, or its totals are not the sums of its parts.
+        """
+        known = [each.name for each in fields(SealedPart)]
+        try:
+            parts = tuple(SealedPart(**{name: part[name] for name in known}) for part in plain["parts"])
+            found = cls(str(plain["job_id"]), parts)
+            sound = found.totals() == {name: plain[name] for name in found.totals()}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise _bad_seal(f"{type(error).__name__}: {error}") from error
+        if not sound:
+            raise _bad_seal("totals that are not the sums of the parts")
+        return found
 
 
 def standing_parts(store: Store, layout: Layout, num_shards: int) -> dict[int, int]:
@@ -85,8 +107,8 @@ def standing_parts(store: Store, layout: Layout, num_shards: int) -> dict[int, i
 
 
 def foreign_names(store: Store, layout: Layout, num_shards: int) -> list[str]:
-    """List what lies among the parts and is none."""
-    names = (info.key for info in store.list(layout.parts_prefix))
+    """List what lies among the predictions and is no part of this job."""
+    names = (info.key for info in store.list(PREDICTIONS_PREFIX))
     return [name for name in names if (shard := layout.shard_of(name)) is None or shard >= num_shards]
 
 
@@ -100,32 +122,42 @@ def seal(store: Store, layout: Layout, plan: Sequence[Shard], manifest_files: Se
         manifest_files: Names of the manifest's files, for the pointers of failed rows.
 
     Raises:
-        OutputError: A part is missing, unreadable, another job's or not as planned.
+        OutputError: A part is unreadable, another job's or not as planned; or other parts were sealed before.
+        StorageLost: A part is missing; the same command does its shard anew.
     """
     sealed = Seal(layout.job_id, tuple(_read_parts(store, layout, plan)))
     _create_json(store, layout.seal_key, sealed.to_json())
     _create_errors(store, layout, sealed, plan, manifest_files)
-    _create_json(store, SUCCESS_KEY, {key: value for key, value in sealed.to_json().items() if key != "parts"})
+    _create_json(store, SUCCESS_KEY, sealed.totals())
     return sealed
 
 
 def read_seal(store: Store, layout: Layout) -> Seal | None:
-    """Return the seal of a complete output; None while ``_SUCCESS`` or the seal is not there."""
+    """Return the seal of a complete output; None while ``_SUCCESS`` or the seal is not there.
+
+    Raises:
+        OutputError: What stands there is no seal of this job.
+    """
     try:
         store.info(SUCCESS_KEY)
-        return Seal.from_json(json.loads(store.read(layout.seal_key)))
+        sealed = Seal.from_json(json.loads(store.read(layout.seal_key)))
     except KeyMissing:
         return None
+    except ValueError as error:
+        raise _bad_seal(str(error)) from error
+    if sealed.job_id != layout.job_id:
+        raise _bad_seal(f"job {sealed.job_id[:12]}")
+    return sealed
 
 
 def _read_parts(store: Store, layout: Layout, plan: Sequence[Shard]) -> Iterator[SealedPart]:
     sizes = standing_parts(store, layout, len(plan))
     missing = [shard.index for shard in plan if shard.index not in sizes]
     if missing:
-        raise OutputError(
+        raise StorageLost(
             f"{len(missing)} of {len(plan)} parts are missing",
             found=f"the first is {layout.part_key(missing[0])}",
-            advice="run the same command again",
+            advice="run the same command again: only their shards are done anew",
         )
     with ThreadPoolExecutor(_READERS) as threads:
         footers = threads.map(lambda shard: _checked_footer(store, layout, shard), plan)
@@ -162,37 +194,54 @@ def _bad_part(store: Store, key: str, found: str) -> OutputError:
     )
 
 
+def _bad_seal(found: str) -> OutputError:
+    return OutputError("the seal of this output is damaged", found=found, advice="`batchrec verify` looks at the parts")
+
+
 def _create_json(store: Store, key: str, value: Mapping[str, Any]) -> None:
     data = json.dumps(value, indent=1).encode()
-    create_or_compare(store, key, data, same=lambda standing: bool(json.loads(standing) == json.loads(data)))
+
+    def same(standing: bytes) -> bool:
+        try:
+            return bool(json.loads(standing) == json.loads(data))
+        except ValueError:
+            return False
+
+    create_or_compare(store, key, data, same=same)
 
 
 def _create_errors(
     store: Store, layout: Layout, sealed: Seal, plan: Sequence[Shard], manifest_files: Sequence[str]
 ) -> None:
     failing = [plan[part.shard] for part in sealed.parts if part.num_ok < part.num_rows]
-    table = pa.concat_tables(
-        [errors_schema().empty_table(), *_error_tables(store, layout, failing, manifest_files)]
-    ).combine_chunks()
+    with ThreadPoolExecutor(_READERS) as threads:
+        tables = list(threads.map(lambda shard: _failed_rows(store, layout, shard, manifest_files), failing))
+    table = pa.concat_tables([errors_schema().empty_table(), *tables]).combine_chunks()
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
-    wanted = table_sha256(table)
-    create_or_compare(
-        store,
-        layout.errors_key,
-        buffer.getvalue(),
-        same=lambda standing: table_sha256(read_table(io.BytesIO(standing))) == wanted,
-    )
+
+    def same(standing: bytes) -> bool:
+        try:
+            return table_sha256(read_table(io.BytesIO(standing))) == table_sha256(table)
+        except (pa.ArrowException, OSError):
+            return False
+
+    create_or_compare(store, layout.errors_key, buffer.getvalue(), same=same)
 
 
-def _error_tables(
-    store: Store, layout: Layout, shards: Iterable[Shard], manifest_files: Sequence[str]
-) -> Iterator[pa.Table]:
-    carried = [name for name in errors_schema().names if name not in ("manifest_file", "file_row")]
-    for shard in shards:
-        with store.open(layout.part_key(shard.index)) as stream:
-            rows = read_table(stream, columns=[*carried, "status"])
-        failed = rows.filter(pc.equal(rows.column("status"), ERROR)).select(carried)
-        file_row = pc.add(pc.subtract(failed.column("row"), shard.first_position), shard.first_row)
-        names = pa.array([manifest_files[shard.file]] * failed.num_rows, pa.string())
-        yield pa.table([*failed.columns, names, file_row], schema=errors_schema())
+def _failed_rows(store: Store, layout: Layout, shard: Shard, manifest_files: Sequence[str]) -> pa.Table:
+    carried = errors_schema().names[:-2]
+    with store.open(layout.part_key(shard.index)) as stream:
+        rows = read_table(stream, columns=[*carried, "status"])
+    return point_to_manifest(rows, shard, manifest_files[shard.file])
+
+
+def point_to_manifest(rows: pa.Table, shard: Shard, manifest_file: str) -> pa.Table:
+    """Return the rows of a shard that failed, as ``errors.parquet`` has them."""
+    failed = rows.filter(pc.equal(rows.column("status"), ERROR))
+    file_row = pc.add(pc.subtract(failed.column("row"), shard.first_position), shard.first_row)
+    # A file's name need not be text; Parquet's strings must.
+    name = manifest_file.encode(errors="replace").decode()
+    pointers = pa.repeat(pa.scalar(name), failed.num_rows), file_row
+    carried = failed.select(errors_schema().names[:-2]).columns
+    return pa.table([*carried, *pointers], schema=errors_schema())

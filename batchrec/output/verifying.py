@@ -1,8 +1,8 @@
 """The one checker of an output's invariants, for users (``batchrec verify``) and for every test.
 
 Every manifest row once in the parts, in plan order; status ok or a code, never both; counts and digests
-of footers, seal and rows agree; one part a shard; ``_SUCCESS`` only with every part; errors are the rows
-that are not ok.
+of footers, seal, report and rows agree; one part a shard; ``_SUCCESS`` only with every part; errors are
+the rows that are not ok. Whatever was done to an output, the answer is a list of faults.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchrec.errors import CODES
+from batchrec.errors import CODES, OutputError
 from batchrec.output.digest import table_sha256
-from batchrec.output.layout import SUCCESS_KEY, Layout
-from batchrec.output.parts import UnreadablePart, read_footer
-from batchrec.output.schema import ERROR, NOT_IN_DIGEST, OK
-from batchrec.output.seal import Seal, foreign_names, read_seal, standing_parts
+from batchrec.output.layout import OUTPUT_KEY, REPORT_KEY, SUCCESS_KEY, Layout
+from batchrec.output.parts import PartFooter, UnreadablePart, read_footer
+from batchrec.output.schema import ERROR, FIELDS, NOT_IN_DIGEST, OK, errors_schema
+from batchrec.output.seal import Seal, SealedPart, foreign_names, point_to_manifest, read_seal, standing_parts
 from batchrec.output.tables import read_table
 from batchrec.records import Shard
 from batchrec.storage import KeyMissing, Store
@@ -47,43 +48,85 @@ class Verification:
     rows_sha256: str
 
 
+@dataclass(slots=True)
+class _Parts:
+    """What was read of the parts that stand."""
+
+    faults: list[str] = field(default_factory=list)
+    footers: dict[int, PartFooter] = field(default_factory=dict)
+    digests: list[str] = field(default_factory=list)
+    errors: list[pa.Table] = field(default_factory=list)
+    num_rows: int = 0
+
+
 def verify(store: Store, layout: Layout, plan: Sequence[Shard]) -> Verification:
     """Check every invariant of an output, reading every row of every part."""
     faults: list[str] = []
-    digests: list[str] = []
-    num_rows, num_failed = 0, 0
+    notes: list[str] = []
     standing = standing_parts(store, layout, len(plan))
-    sealed = read_seal(store, layout)
+    manifest_files = _manifest_files(store, layout, faults)
+    parts = _Parts()
     for shard in plan:
         if shard.index in standing:
-            rows, found = _read_part(store, layout, shard)
-            faults += found
-            if rows is not None:
-                digests.append(table_sha256(rows, leave_out=NOT_IN_DIGEST))
-                num_rows += rows.num_rows
-                num_failed += pc.sum(pc.equal(rows.column("status"), ERROR)).as_py() or 0
-    if sealed is not None:
-        faults += _seal_faults(store, layout, plan, sealed, standing, num_failed)
-    elif _exists(store, SUCCESS_KEY):
-        faults.append("_SUCCESS stands without a seal")
-    foreign = foreign_names(store, layout, len(plan))
-    notes = [f"{len(foreign)} foreign names among the parts, ignored: {foreign[0]}"] if foreign else []
+            name = manifest_files[shard.file] if shard.file < len(manifest_files) else ""
+            _read_part(store, layout, shard, name, parts)
+    faults += parts.faults
+    try:
+        sealed = read_seal(store, layout)
+        if sealed is not None:
+            faults += _seal_faults(layout, plan, sealed, standing, parts)
+            faults += _twin_faults(store, layout, sealed, parts)
+        elif _exists(store, SUCCESS_KEY):
+            faults.append("_SUCCESS stands without a seal")
+    except OutputError as error:
+        sealed = None
+        faults.append(str(error))
+    if foreign := foreign_names(store, layout, len(plan)):
+        notes.append(f"{len(foreign)} foreign names among the parts, ignored: {foreign[0]}")
     if sealed is None:
         notes.append(f"not complete: {len(standing)} of {len(plan)} parts stand")
-    total = table_sha256(pa.table({"digest": pa.array(digests, pa.string())}))
-    return Verification(tuple(faults), tuple(notes), sealed is not None, num_rows, total)
+    total = table_sha256(pa.table({"digest": pa.array(parts.digests, pa.string())}))
+    return Verification(tuple(faults), tuple(notes), sealed is not None, parts.num_rows, total)
 
 
-def _read_part(store: Store, layout: Layout, shard: Shard) -> tuple[pa.Table | None, list[str]]:
+def _manifest_files(store: Store, layout: Layout, faults: list[str]) -> list[str]:
+    """Return the names of the manifest's files as the folder's binding has them."""
+    try:
+        record = _json(store, OUTPUT_KEY)
+        if record["job_id"] != layout.job_id:
+            faults.append(f"{OUTPUT_KEY} binds the folder to another job")
+        return [str(file[0]) for file in record["identity"]["manifest"]]
+    except KeyMissing:
+        faults.append(f"{OUTPUT_KEY} is not there")
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        faults.append(f"{OUTPUT_KEY} cannot be read: {error}")
+    return []
+
+
+def _read_part(store: Store, layout: Layout, shard: Shard, manifest_file: str, parts: _Parts) -> None:
     key = layout.part_key(shard.index)
     try:
         footer = read_footer(store, key)
         rows = read_table(io.BytesIO(store.read(key)))
-    except (UnreadablePart, pa.ArrowInvalid, OSError) as error:
-        return None, [f"{key}: {error}"]
+    except (UnreadablePart, KeyMissing, pa.ArrowException, OSError) as error:
+        parts.faults.append(f"{key}: {error}")
+        return
+    if [(each.name, each.type) for each in rows.schema][: len(FIELDS)] != [(each.name, each.type) for each in FIELDS]:
+        parts.faults.append(f"{key} has other columns than predictions have")
+        return
     digest = table_sha256(rows, leave_out=NOT_IN_DIGEST)
+    parts.faults += [
+        f"{key} {fault}" for fault, good in _checks(rows, footer, digest, layout, shard).items() if not good
+    ]
+    parts.footers[shard.index] = footer
+    parts.digests.append(digest)
+    parts.errors.append(point_to_manifest(rows, shard, manifest_file))
+    parts.num_rows += rows.num_rows
+
+
+def _checks(rows: pa.Table, footer: PartFooter, digest: str, layout: Layout, shard: Shard) -> dict[str, bool]:
     codes = Counter(rows.column("error_code").drop_null().to_pylist())
-    checks = {
+    return {
         "belongs to another job or shard": (footer.job_id, footer.shard) == (layout.job_id, shard.index),
         f"has {rows.num_rows} rows where the plan has {shard.num_rows}": rows.num_rows == shard.num_rows,
         "counts other rows in its footer": footer.num_rows == rows.num_rows,
@@ -92,7 +135,6 @@ def _read_part(store: Store, layout: Layout, shard: Shard) -> tuple[pa.Table | N
         "has another digest in its footer": footer.rows_sha256 == digest,
         **_row_checks(rows, shard),
     }
-    return rows, [f"{key} {fault}" for fault, good in checks.items() if not good]
 
 
 def _row_checks(rows: pa.Table, shard: Shard) -> dict[str, bool]:
@@ -113,37 +155,59 @@ def _row_checks(rows: pa.Table, shard: Shard) -> dict[str, bool]:
 
 
 def _seal_faults(
-    store: Store, layout: Layout, plan: Sequence[Shard], sealed: Seal, standing: dict[int, int], num_failed: int
+    layout: Layout, plan: Sequence[Shard], sealed: Seal, standing: dict[int, int], parts: _Parts
 ) -> Iterator[str]:
     if [part.shard for part in sealed.parts] != [shard.index for shard in plan]:
         yield "the seal names other shards than the plan"
     for part in sealed.parts:
         key = layout.part_key(part.shard)
+        footer = parts.footers.get(part.shard)
         if part.shard not in standing:
             yield f"{key} is sealed, but is not there"
         elif standing[part.shard] != part.size:
             yield f"{key} has {standing[part.shard]} bytes, sealed with {part.size}"
-        elif (footer := _footer_or_none(store, key)) and footer != part.rows_sha256:
+        elif footer is not None and footer.rows_sha256 != part.rows_sha256:
             yield f"{key} has other rows than were sealed"
-    success = json.loads(store.read(SUCCESS_KEY))
-    if (success["job_id"], success["num_rows"], success["num_ok"]) != (layout.job_id, sealed.num_rows, sealed.num_ok):
-        yield "_SUCCESS and the seal disagree"
+        elif footer is not None and _counts(footer) != _counts(part):
+            yield f"{key} and the seal count differently"
+
+
+def _counts(part: PartFooter | SealedPart) -> tuple[str, int, int, dict[str, int]]:
+    return part.attempt_id, part.num_rows, part.num_ok, dict(part.num_errors)
+
+
+def _twin_faults(store: Store, layout: Layout, sealed: Seal, parts: _Parts) -> Iterator[str]:
+    """Compare what repeats the seal or the parts: ``_SUCCESS``, the report, the errors."""
+    if _json_or_none(store, SUCCESS_KEY) != sealed.totals():
+        yield f"{SUCCESS_KEY} and the seal disagree"
+    if _exists(store, REPORT_KEY):
+        report = _json_or_none(store, REPORT_KEY)
+        counts = [report.get(name) for name in ("job_id", "num_rows", "num_ok")] if isinstance(report, dict) else []
+        if counts != [sealed.job_id, sealed.num_rows, sealed.num_ok]:
+            yield f"{REPORT_KEY} and the seal disagree"
+    failed = pa.concat_tables([errors_schema().empty_table(), *parts.errors])
     try:
         errors = read_table(io.BytesIO(store.read(layout.errors_key)))
     except KeyMissing:
         yield f"{layout.errors_key} is not there"
-        return
-    if errors.num_rows != num_failed or dict(Counter(errors.column("error_code").to_pylist())) != dict(
-        sealed.num_errors
-    ):
-        yield f"{layout.errors_key} has {errors.num_rows} rows where the parts have {num_failed} failed ones"
+    except (pa.ArrowException, OSError) as error:
+        yield f"{layout.errors_key} cannot be read: {error}"
+    else:
+        if errors.num_rows != failed.num_rows:
+            yield f"{layout.errors_key} has {errors.num_rows} rows where the parts have {failed.num_rows} failed ones"
+        elif table_sha256(errors) != table_sha256(failed):
+            yield f"{layout.errors_key} has other rows than the failed ones of the parts"
 
 
-def _footer_or_none(store: Store, key: str) -> str | None:
+def _json(store: Store, key: str) -> Any:
+    return json.loads(store.read(key))
+
+
+def _json_or_none(store: Store, key: str) -> Any:
     try:
-        return read_footer(store, key).rows_sha256
-    except UnreadablePart:
-        return None  # named already, with the part
+        return _json(store, key)
+    except ValueError:
+        return None
 
 
 def _exists(store: Store, key: str) -> bool:

@@ -79,7 +79,7 @@ class LocalStore:
         for key in keys:
             with self._faults(self._root / key):
                 facts = _facts(self._root / key)
-            if facts is not None and not key.startswith(STAGING):
+            if facts is not None:
                 yield _info(key, facts)
 
     def open(self, key: str) -> BinaryIO:
@@ -202,7 +202,7 @@ def _keys(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iter
     except (FileNotFoundError, NotADirectoryError):
         return
     here = (facts.st_dev, facts.st_ino)
-    if here in above or prefix == STAGING:
+    if here in above or prefix.startswith(STAGING):
         return
     for entry in entries:
         if entry.is_dir():

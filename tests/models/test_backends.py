@@ -172,3 +172,18 @@ def test_inductor_agrees_with_eager(small_model, noise):
     ours, theirs = (opened(small_model, name).predict(noise) for name in ("torch-inductor", "torch-eager"))
     np.testing.assert_array_equal(ours.top_labels[:, 0], theirs.top_labels[:, 0])
     np.testing.assert_allclose(ours.top_scores, theirs.top_scores, rtol=1e-3, atol=1e-5)
+
+
+def test_without_openvino_torch_is_tried_alone(small_model, fresh_cache, monkeypatch):
+    from batchrec.models.backends import openvino_cpu, torch_cpu
+
+    def no_compiler(self, side):
+        raise hardware.BackendUnavailable("torch-inductor cannot compile here")
+
+    monkeypatch.setattr(openvino_cpu, "openvino_version", lambda: None)
+    monkeypatch.setattr(torch_cpu.TorchCpuBackend, "_compile", no_compiler)
+    backend, line = open_backend(
+        small_model, precision="fp32", device="cpu", backend="auto", batch_size=2, num_threads=1, top_k=1
+    )
+    assert backend.name == "torch-eager"
+    assert line.startswith("torch-eager fp32, ")

@@ -118,6 +118,17 @@ def test_a_link_swapped_in_while_reading_never_shows_the_secret(archive: Path):
     assert b"image a" in seen
 
 
+def test_a_step_that_becomes_a_link_after_the_look_is_refused(archive: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(beneath, "_refuse_link", lambda step, here: None)
+    (archive / "folder").symlink_to("../secret")
+    (archive / "out.jpg").symlink_to("../secret/key")
+    folder = os.open(archive, os.O_RDONLY)
+    for path in ("folder/key", "out.jpg"):
+        with pytest.raises(OSError, match=r"symbolic links|Not a directory"):
+            beneath.open_stepwise(folder, path)
+    os.close(folder)
+
+
 def test_links_that_go_round_end(archive: Path):
     (archive / "a").symlink_to("b")
     (archive / "b").symlink_to("a")
@@ -210,6 +221,21 @@ def test_reading_leaves_no_descriptor_open(archive: Path):
             continue
     assert len(list(Path("/proc/self/fd").iterdir())) == before
     reader.close()
+
+
+def test_a_rewrite_of_the_same_length_is_noticed(archive: Path, monkeypatch: pytest.MonkeyPatch):
+    path, read_all, contents = archive / "img/a.jpg", reading._read_all, [b"image b", b"image c"]
+
+    def change(descriptor: int, size: int) -> bytes:
+        data = read_all(descriptor, size)
+        if contents:
+            path.write_bytes(contents.pop())
+            os.utime(path, (len(contents), len(contents)))
+        return data
+
+    monkeypatch.setattr(reading, "_read_all", change)
+    assert code_of(reader_of(archive), "img/a.jpg") is ErrorCode.CHANGED_WHILE_READ
+    assert reader_of(archive).read("img/a.jpg") == b"image b"
 
 
 @pytest.fixture

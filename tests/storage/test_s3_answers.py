@@ -240,7 +240,7 @@ def test_a_store_that_checks_but_does_not_lock_is_refused_by_the_probe(s3_server
         return None
 
     s3_server.fault = forget_the_condition
-    with pytest.raises(OutputError, match="at once were accepted"):
+    with pytest.raises(OutputError, match="at once, one that does not stand"):
         probe(s3_store)
     assert len(races) == 8
 

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from batchrec.errors import ModelError
-from batchrec.models.backends.hardware import cpu_has_bf16, cpu_model, resolve_device, resolve_precision
+from batchrec.models.backends.hardware import (
+    BackendUnavailable,
+    cpu_has_bf16,
+    cpu_model,
+    resolve_device,
+    resolve_precision,
+)
 from batchrec.models.backends.scores import Scores
 from batchrec.models.remembering import remember
 
@@ -123,15 +129,22 @@ class _Choice:
             self._opened[name] = self._load(name)
         return self._opened[name]
 
-    def _candidates(self) -> tuple[str, ...]:
-        # Compiling takes half a minute, so inductor is tried only where nothing faster is installed.
-        return ("openvino", "torch-eager") if _openvino_serves(self._arguments["precision"]) else ("torch-eager",)
+    def _candidates(self) -> list[Backend]:
+        # Compiling takes half a minute, so inductor is tried only where OpenVINO cannot run.
+        fast = self._open_if_able("openvino") or self._open_if_able("torch-inductor")
+        return [backend for backend in (fast, self.open("torch-eager")) if backend]
+
+    def _open_if_able(self, name: str) -> Backend | None:
+        try:
+            return self.open(name)
+        except BackendUnavailable:
+            return None
 
     def _try_all(self) -> dict[str, Any]:
         from batchrec.models.backends.trial import images_per_s, trial_line
 
         side = self._model.preprocess.crop
-        rates = {name: images_per_s(self.open(name), side) for name in self._candidates()}
+        rates = {backend.name: images_per_s(backend, side) for backend in self._candidates()}
         winner = max(rates, key=lambda name: rates[name])
         return {"winner": winner, "line": trial_line(winner, self._arguments["precision"], rates)}
 
@@ -177,8 +190,10 @@ def _openvino_serves(precision: str) -> bool:
     return openvino_version() is not None and (precision == "fp32" or (precision == "bf16" and cpu_has_bf16()))
 
 
-def _unavailable(name: str, precision: str) -> ModelError:
+def _unavailable(name: str, precision: str) -> BackendUnavailable:
     from batchrec.models.backends.openvino_cpu import openvino_version
 
     found = "it is not installed" if openvino_version() is None else f"this CPU has no {precision} instructions"
-    return ModelError(f"{name} cannot run here", found=found, advice="use --backend torch-eager or --precision fp32")
+    return BackendUnavailable(
+        f"{name} cannot run here", found=found, advice="use --backend torch-eager or --precision fp32"
+    )

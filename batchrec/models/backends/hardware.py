@@ -8,6 +8,11 @@ from pathlib import Path
 
 from batchrec.errors import ModelError
 
+
+class BackendUnavailable(ModelError):
+    """A backend cannot run on this machine; another may."""
+
+
 _BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
 
 
@@ -32,7 +37,8 @@ def resolve_precision(precision: str, device: str) -> str:
     """Turn ``auto`` into the arithmetic this machine is fast in; called once for a job.
 
     bf16 on CUDA and on CPUs with bf16 instructions, else fp32. The answer depends on the
-    machine alone, never on a measurement, because it decides the rows.
+    machine alone, never on a measurement, because it decides the rows. CUDA devices older
+    than Ampere are fast in fp16 only: name it.
 
     Args:
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from batchrec.models.backends.hardware import BackendUnavailable
 from batchrec.models.backends.scores import Scores, scores_from_logits
 from batchrec.models.remembering import cache_folder, digest
 
@@ -36,10 +37,16 @@ def import_openvino() -> ModuleType:
 
     Its import writes an identifier into the home and reports to a host. Marking the reporting
     package as absent makes openvino use its own silent stand-in.
+
+    Raises:
+        BackendUnavailable: If it cannot be imported.
     """
     if "openvino" not in sys.modules:
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    return import_module("openvino")
+    try:
+        return import_module("openvino")
+    except ImportError as error:
+        raise BackendUnavailable("openvino is installed but cannot be imported", found=str(error)) from error
 
 
 def openvino_version() -> str | None:
@@ -167,7 +174,11 @@ def _convert(model: ModelSpec, batch_size: int) -> Model:
     with warnings.catch_warnings():
         # Tracing warns of every shape it fixes; the shape is meant to be fixed.
         warnings.simplefilter("ignore")
-        graph = import_openvino().convert_model(network, example_input=example)
+        try:
+            graph = import_openvino().convert_model(network, example_input=example)
+        except RuntimeError as error:
+            found = str(error).strip().splitlines()[0][:200]
+            raise BackendUnavailable(f"openvino cannot convert {model.architecture}", found=found) from error
     graph.reshape([batch_size, 3, side, side])
     return _with_preprocessing(graph, model)
 

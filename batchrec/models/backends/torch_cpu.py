@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from batchrec.errors import ModelError
+from batchrec.models.backends.hardware import BackendUnavailable
 from batchrec.models.backends.scores import Scores, scores_from_logits
 from batchrec.models.building import build_model
 
@@ -62,6 +62,7 @@ class TorchCpuBackend:
 
     def _compile(self, side: int) -> None:
         import torch
+        from torch._dynamo.exc import BackendCompilerFailed
         from torch._inductor.exc import InductorError
 
         self._network = torch.compile(self._network, options={"freezing": True})
@@ -69,8 +70,8 @@ class TorchCpuBackend:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self.predict(np.zeros((self.batch_size, side, side, 3), dtype=np.uint8))
-        except (InductorError, torch._dynamo.exc.BackendCompilerFailed) as error:
-            raise ModelError(
+        except (InductorError, BackendCompilerFailed) as error:
+            raise BackendUnavailable(
                 "torch-inductor cannot compile here",
                 found=str(error).strip().splitlines()[0][:200],
                 advice="install a C++ compiler, or use --backend torch-eager",
