@@ -212,15 +212,33 @@ def checked(plain: Mapping[str, Any]) -> dict[str, Any]:
     return _parse_all("the call", plain)
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """Takes no aliases, with which a few lines become gigabytes, and no setting twice."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not taken: write the value out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        names = [key.value for key, _ in node.value]
+        if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+            raise yaml.YAMLError(f"{', '.join(twice)}: there twice")
+        return super().construct_mapping(node, deep)
+
+
 def _read_job_file(path: str) -> dict[str, Any]:
     try:
-        data = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_JOB_FILE_BYTES + 1)
         if len(data) > MAX_JOB_FILE_BYTES:
-            raise UsageError(f"the job file {path} is too large", found=f"{len(data)} bytes", advice="1 MiB is allowed")
-        plain = yaml.safe_load(data) or {}
+            raise UsageError(f"the job file {path} is too large", advice="1 MiB is allowed")
+        plain = yaml.load(data, _PlainLoader) or {}  # noqa: S506  a safe loader that takes less
     except OSError as error:
         raise UsageError(f"the job file {path} cannot be read", found=error.strerror or str(error)) from error
-    except yaml.YAMLError as error:
+    except RecursionError as error:
+        raise UsageError(f"the job file {path} is nested too deep", advice="write name: value lines") from error
+    except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"the job file {path} is not YAML", found=" ".join(str(error).split())) from error
     if not isinstance(plain, Mapping):
         raise UsageError(
@@ -257,11 +275,14 @@ def _parse(name: str, value: Any) -> Any:
     if name != _SOURCE and name not in _BY_NAME:
         nearest = difflib.get_close_matches(name, [*_BY_NAME, _SOURCE], 1)
         raise ValueError("unknown setting" + (f", perhaps {nearest[0]}" if nearest else ""))
-    if name == _SOURCE or _BY_NAME[name].many:
-        items = value if isinstance(value, list) else str(value).split(",")
-        return tuple(str(item) for item in items if str(item))
+    many = name == _SOURCE or _BY_NAME[name].many
     if value is None:
-        return _BY_NAME[name].default
-    if isinstance(value, (list, Mapping)):
+        return () if many else _BY_NAME[name].default
+    if many:
+        items = value if isinstance(value, (list, tuple)) else str(value).split(",")
+        if any(isinstance(item, (list, tuple, Mapping)) for item in items):
+            raise ValueError("a list of plain values is wanted")
+        return tuple(str(item) for item in items if item not in ("", None))
+    if isinstance(value, (list, tuple, set, Mapping)):
         raise ValueError(f"one value is wanted, found a {type(value).__name__}")
     return _BY_NAME[name].parse(str(value))

@@ -82,8 +82,6 @@ def test_predictions_are_what_they_say(finished: Path) -> None:
         assert min(row["width"], row["height"], row["bytes"]) > 0
 
 
-
-
 def test_the_same_command_again_reads_no_image(archive: Path, tmp_path: Path) -> None:
     copy = tmp_path / "archive"
     shutil.copytree(archive, copy)

@@ -15,15 +15,18 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from batchrec.errors import BatchrecError, OutputError
+from batchrec.errors import BatchrecError, OutputError, StorageLost
 from batchrec.output.layout import Layout
 from batchrec.storage import KeyExists, KeyMissing, Store, Uncertain
 
 BEAT_S = 10.0
 PATIENCE_S = 30.0
+MAX_LOOKS = 20
 _CLAIM = re.compile(r"(\d{8})\.json")
 
 
@@ -33,7 +36,8 @@ class Driver:
 
     Attributes:
         host: Name of the machine.
-        boot_id: Its boot, so that a number of a process before a reboot is not mistaken.
+        boot_id: Its boot and space of process numbers, so that a number of a process before a reboot, or in
+            another container of the same name, is not mistaken.
         pid: The process.
         pid_started: Its start in clock ticks since boot, so that a reused number is not mistaken.
         nonce: Makes two claims of one process different.
@@ -52,27 +56,33 @@ class Driver:
         return cls(socket.gethostname(), _boot_id(), pid, _pid_started(pid) or 0, uuid.uuid4().hex)
 
     def is_here(self, other: Driver) -> bool:
-        """Whether both live on the same boot of the same machine."""
+        """Whether both live on the same boot of the same machine and see each other's numbers."""
         return bool(self.boot_id) and (self.host, self.boot_id) == (other.host, other.boot_id)
 
     def is_dead(self) -> bool:
         """Whether the process, known to be of this machine, is gone."""
-        return _pid_started(self.pid) != self.pid_started
+        try:
+            return _pid_started(self.pid) != self.pid_started
+        except PermissionError:
+            return False  # another user's, where users see only their own
 
 
 def _boot_id() -> str:
-    path = Path("/proc/sys/kernel/random/boot_id")
-    return path.read_text().strip() if path.exists() else ""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
 
 
 def _pid_started(pid: int) -> int | None:
     """Return when a process started; None for one that is gone or a zombie."""
     try:
         # The command name may hold spaces and parentheses; what follows its last one is plain.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if fields[0] in "ZX" else int(fields[19])
+    return None if stat[0] in "ZX" else int(stat[19])
 
 
 class Claim:
@@ -111,18 +121,17 @@ class Claim:
         """Stop beating and say that this driver ended, so that the next one need not wait."""
         self._ended.set()
         self._thread.join()
-        try:
+        # Advisory: without it the next driver waits for a beat that does not come.
+        with suppress(BatchrecError, Uncertain):
             self._beat(ended=True)
-        except (BatchrecError, Uncertain):
-            return  # advisory: without it the next driver waits for a beat that does not come
 
     def _beat_on(self) -> None:
         while not self._ended.wait(self._beat_s):
-            try:
+            # A missed beat costs nothing, parts are what counts; nor must it hide who took over.
+            with suppress(BatchrecError, Uncertain):
                 self._beat(ended=False)
+            with suppress(BatchrecError):
                 self.look()
-            except (BatchrecError, Uncertain):
-                continue  # a missed beat costs nothing: parts are what counts
 
     def _beat(self, *, ended: bool) -> None:
         beat = {"nonce": self.driver.nonce, "ended": ended}
@@ -160,7 +169,7 @@ def claim(
     Args:
         store: The output folder.
         layout: Its keys.
-        takeover: Do not ask whether the driver before is alive.
+        takeover: Do not ask whether the driver found first is alive; one that comes in between is asked.
         say: Told when there is something to wait for.
         sleep: Waits between two looks at a beat.
         patience_s: How long a driver elsewhere gets to show a beat.
@@ -168,14 +177,20 @@ def claim(
 
     Raises:
         OutputError: The driver before is alive.
+        StorageLost: The store would not say whose the claim is.
     """
     me = driver or Driver.this_process()
-    while True:
+    for looked in range(MAX_LOOKS):
         last = highest_claim(store, layout)
-        if last and not takeover:
+        if last and not (takeover and looked == 0):
             _refuse_if_alive(store, layout, last, me, say, sleep, patience_s)
         if _try_claim(store, layout, last + 1, me):
             return Claim(store, layout, last + 1, me)
+    raise StorageLost(
+        f"no claim of this job could be made in {store.url}",
+        found=f"{MAX_LOOKS} claims lost to others or to the store",
+        advice="run the same command again",
+    )
 
 
 def _try_claim(store: Store, layout: Layout, number: int, me: Driver) -> bool:
@@ -192,7 +207,27 @@ def _try_claim(store: Store, layout: Layout, number: int, me: Driver) -> bool:
 
 
 def _read_driver(store: Store, key: str) -> Driver:
-    return Driver(**json.loads(store.read(key)))
+    """Read a claim; what another version left out or nobody can read makes it a driver elsewhere."""
+    plain = _json_object(store.read(key))
+    return Driver(
+        host=str(plain.get("host", "an unknown host")),
+        boot_id=str(plain.get("boot_id", "")),
+        pid=_number(plain.get("pid")),
+        pid_started=_number(plain.get("pid_started")),
+        nonce=str(plain.get("nonce", "")),
+    )
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _json_object(data: bytes) -> dict[str, Any]:
+    try:
+        plain = json.loads(data)
+    except ValueError:
+        return {}
+    return plain if isinstance(plain, dict) else {}
 
 
 def _refuse_if_alive(
@@ -206,26 +241,23 @@ def _refuse_if_alive(
 ) -> None:
     other = _read_driver(store, claim_key(layout, number))
     who = f"process {other.pid} on {other.host}"
-    first = _last_beat(store, layout, number)
-    if first and json.loads(first).get("ended"):
+    if _json_object(_last_beat(store, layout, number)).get("ended") is True:
         return
     if other.is_here(me):
         if other.is_dead():
             return
-        raise OutputError(
-            "this job is being run already",
-            found=f"{who} is alive",
-            advice="wait for it, stop it, or take over with --takeover",
-        )
+        raise _run_already(f"{who} is alive")
     say(f"the last coordinator was {who}: waiting {patience_s:.0f} s for a sign of life")
     seen = _beat_moment(store, layout, number)
     sleep(patience_s)
     if highest_claim(store, layout) == number and _beat_moment(store, layout, number) != seen:
-        raise OutputError(
-            "this job is being run already",
-            found=f"{who} gave a sign of life within {patience_s:.0f} s",
-            advice="wait for it, stop it, or take over with --takeover",
-        )
+        raise _run_already(f"{who} gave a sign of life within {patience_s:.0f} s")
+
+
+def _run_already(found: str) -> OutputError:
+    return OutputError(
+        "this job is being run already", found=found, advice="wait for it, stop it, or take over with --takeover"
+    )
 
 
 def _last_beat(store: Store, layout: Layout, number: int) -> bytes:

@@ -81,7 +81,7 @@ def bind(store: Store, identity: Identity) -> None:
     record = {"format": _FORMAT, "job_id": identity.job_id, "identity": identity.fields}
 
     def same(standing: bytes) -> bool:
-        _refuse_difference(store, json.loads(standing), record)
+        _refuse_difference(store, _record(store, standing), record)
         return True
 
     create_or_compare(store, OUTPUT_KEY, _pretty(record), same=same)
@@ -90,9 +90,15 @@ def bind(store: Store, identity: Identity) -> None:
 def bound_identity(store: Store) -> Identity | None:
     """Return the identity of the job an output folder is bound to; None for a folder of no job."""
     try:
-        return Identity(json.loads(store.read(OUTPUT_KEY))["identity"])
+        return Identity(_record(store, store.read(OUTPUT_KEY))["identity"])
     except KeyMissing:
         return None
+
+
+def _record(store: Store, data: bytes) -> dict[str, Any]:
+    try:
+        plain = json.loads(data)
+        return {**plain, "job_id": str(plain["job_id"]), "identity": dict(plain["identity"])}
     except (ValueError, KeyError, TypeError) as error:
         raise OutputError(
             f"{store.url}/{OUTPUT_KEY} cannot be read",
@@ -102,11 +108,11 @@ def bound_identity(store: Store) -> Identity | None:
 
 
 def _refuse_difference(store: Store, standing: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    if standing.get("job_id") == wanted["job_id"]:
+    if standing["job_id"] == wanted["job_id"]:
         return
-    differences = list(_differences(standing.get("identity", {}), wanted["identity"]))
+    differences = list(_differences(standing["identity"], wanted["identity"]))
     raise OutputError(
-        f"the output folder {store.url} belongs to another job, {str(standing.get('job_id'))[:12]}",
+        f"the output folder {store.url} belongs to another job, {standing['job_id'][:12]}",
         found="; ".join(differences) or f"format {standing.get('format')}",
         advice="use another output folder (-o), or the manifest and settings it was made with",
     )
@@ -129,8 +135,10 @@ def _short(value: Any) -> str:
 
 
 def _canonical(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    # The name of a manifest file need not be text.
+    return text.encode(errors="surrogatepass")
 
 
 def _pretty(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False).encode()
+    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False).encode(errors="surrogatepass")

@@ -13,6 +13,7 @@ from batchrec.manifest.definition import Columns, Manifest, ManifestFile
 from batchrec.manifest.footers import Footer, load_footer
 from batchrec.manifest.rows import RowReader, Rows
 from batchrec.spec import JobSpec
+from batchrec.storage.publishing import is_s3, local_path
 from batchrec.storage.reading import InputFile, list_inputs
 
 __all__ = ["Columns", "Manifest", "ManifestFile", "RowReader", "Rows", "open_manifest"]
@@ -99,11 +100,9 @@ def _root(source: str, files: list[InputFile]) -> str:
 
 
 def _absolute(uri: str) -> str:
-    if uri.startswith("file://"):
-        uri = uri.removeprefix("file://")
-    if "://" in uri:
+    if is_s3(uri):
         return uri.rstrip("/")
-    return os.path.abspath(uri)  # noqa: PTH100 - lexical on purpose: a link is followed when it is read
+    return os.path.abspath(local_path(uri))  # noqa: PTH100 - lexical on purpose: a link is followed when it is read
 
 
 def _name(uri: str, root: str) -> str:

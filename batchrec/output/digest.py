@@ -52,7 +52,7 @@ def _feed(digest: _Hash, array: pa.Array) -> None:
             _feed(digest, array.flatten()[index])
         return
     values = array.drop_null()
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if _is_list(kind):
         _feed(digest, pc.list_value_length(values).cast(pa.int64()))
         _feed(digest, values.flatten())
     elif pa.types.is_map(kind):
@@ -68,7 +68,7 @@ def _feed(digest: _Hash, array: pa.Array) -> None:
 
 
 def _plain(array: pa.Array) -> pa.Array:
-    """Take off what is only another layout of the same values: extensions, dictionaries and views."""
+    """Take off what is only another layout of the same values: extensions, dictionaries and string views."""
     kind = array.type
     if isinstance(array, pa.ExtensionArray):
         return _plain(array.storage)
@@ -76,9 +76,12 @@ def _plain(array: pa.Array) -> pa.Array:
         return _plain(array.dictionary_decode())
     if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
         return array.cast(pa.large_binary())
-    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
-        return array.cast(pa.large_list(kind.value_field))
     return array
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    plain = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(plain or pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind))
 
 
 def _is_fixed(kind: pa.DataType) -> bool:

@@ -11,8 +11,9 @@ import pyarrow as pa
 from batchrec.errors import ErrorCode, ImageError
 from batchrec.output.schema import ERROR, FIELDS, OK, SCORED_LABEL, predictions_schema
 from batchrec.records import Attempt
-from batchrec.redacting import redact
+from batchrec.redacting import redact, shown
 
+_SIGNS_OF_SECRETS = ("=", "@", "AKIA", "ASIA")
 _TYPES = {field.name: field.type for field in FIELDS}
 
 
@@ -81,7 +82,7 @@ def _assemble(
     codes: list[str | None] = [None] * num_rows
     details: list[str | None] = [None] * num_rows
     for row, error in errors.items():
-        codes[row], details[row] = error.code.value, redact(error.detail) or None
+        codes[row], details[row] = error.code.value, shown(error.detail) or None
     known = {
         "image_id": rows.ids,
         "uri": pa.array([_without_secret(uri) for uri in rows.uris], pa.string()),
@@ -97,8 +98,8 @@ def _assemble(
 
 
 def _without_secret(uri: str | None) -> str | None:
-    # Only these signs begin a user name or a signature; nearly all URIs have neither.
-    return redact(uri) if uri is not None and ("@" in uri or "?" in uri) else uri
+    # Nearly all URIs hold none of the signs without which nothing is masked.
+    return redact(uri) if uri is not None and any(sign in uri for sign in _SIGNS_OF_SECRETS) else uri
 
 
 def _hide(values: pa.Array, failed: np.ndarray) -> pa.Array:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 30
 CONNECT_TIMEOUT_S = 5
-MAX_RETRIES = 4
+MAX_RETRIES = 6
 RETRY_TIMEOUT_S = 60
 CREDENTIALS_TTL = timedelta(minutes=15)
 BUCKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
