@@ -53,6 +53,7 @@ class Job:
         identity: What decides the rows.
         plan: The shards; an output begun earlier brings its own.
         num_done: Shards whose parts stand already.
+        num_rows_done: Their rows.
         complete: Whether the output is sealed.
     """
 
@@ -64,6 +65,7 @@ class Job:
     identity: Identity
     plan: Plan
     num_done: int
+    num_rows_done: int
     complete: bool
 
     def facts(self) -> dict[str, Any]:
@@ -109,13 +111,15 @@ def plan_job(spec: JobSpec) -> Job:
     rows = spec.rows_per_shard or rows_per_shard(min(manifest.num_rows, spec.limit or manifest.num_rows))
     plan = plan_shards([file.num_rows for file in manifest.files], rows, spec.limit)
     store, layout = open_store(spec.output, spec.store), Layout(identity.job_id)
-    num_done, complete = 0, False
+    done: dict[int, int] = {}
+    complete = False
     standing = bound_identity(store)
     if standing is not None and standing.job_id == identity.job_id:
         plan = _standing_plan(store, layout) or plan
-        num_done = len(standing_parts(store, layout, len(plan)))
+        done = standing_parts(store, layout, len(plan))
         complete = read_seal(store, layout) is not None
-    return Job(spec, manifest, model, precision, placement, identity, plan, num_done, complete)
+    num_rows_done = sum(plan[shard].num_rows for shard in done)
+    return Job(spec, manifest, model, precision, placement, identity, plan, len(done), num_rows_done, complete)
 
 
 def run_job(
@@ -162,7 +166,6 @@ def _summarise(job: Job, store: Store, sealed: Seal, counts: RunCounts, began_at
         Output(store, job.identity.job_id, job.identity.fields, job.spec.store).errors(),
         output=job.spec.output,
         model=job.model.name,
-        cores=job.placement.num_threads * job.placement.num_workers,
         max_failure_rate=job.spec.max_failure_rate,
         began_at=began_at,
     )

@@ -71,6 +71,7 @@ class WorkerFacts:
         batch_size: Images of one forward pass.
         trial: One printable line saying how the backend was chosen.
         start_s: Seconds from construction to ready.
+        num_cores: Cores it may use.
         num_fetching: Reads in flight at once.
         num_decoding: Threads that decode.
         num_predicting: Forward passes at once.
@@ -84,6 +85,7 @@ class WorkerFacts:
     batch_size: int
     trial: str
     start_s: float
+    num_cores: int = 1
     num_fetching: int = 1
     num_decoding: int = 1
     num_predicting: int = 1

@@ -51,7 +51,7 @@ def plan(source: tuple[str, ...], job_file: str | None, sets: tuple[str, ...], a
 
 
 def _run(spec: JobSpec, as_json: bool) -> int:
-    from batchrec.cli.telling import TerminalObserver
+    from batchrec.cli.telling import TerminalObserver, silence
     from batchrec.job import run_job
     from batchrec.report.planned import plan_lines
     from batchrec.report.terminal import print_report
@@ -59,18 +59,22 @@ def _run(spec: JobSpec, as_json: bool) -> int:
     observer = TerminalObserver(sys.stderr)
 
     def begin(job: Any) -> None:
-        for line in plan_lines(job.facts()):
-            click.echo(line, err=True)
-        observer.begin(job.plan.num_rows, job.num_done)
+        # Shards that stand already are taken as full ones; only the last of a file may be shorter.
+        num_done = min(job.num_done * job.plan.rows_per_shard, job.plan.num_rows)
+        observer.begin(plan_lines(job.facts()), job.plan.num_rows, num_done)
 
     try:
         summary = run_job(spec, observer, on_plan=begin)
     finally:
         observer.close()
-    if as_json:
-        click.echo(json.dumps(summary.to_json(), indent=1))
-    else:
-        print_report(summary, sys.stdout)
+    try:
+        if as_json:
+            click.echo(json.dumps(summary.to_json(), indent=1))
+        else:
+            print_report(summary, sys.stdout)
+    except BrokenPipeError:
+        # The job is complete whoever reads of it: its verdict stands.
+        silence(sys.stdout)
     return summary.exit_code
 
 

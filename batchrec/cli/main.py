@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import signal
 import sys
 from types import FrameType
@@ -16,7 +16,9 @@ from batchrec.cli.machine import doctor
 from batchrec.cli.models import models
 from batchrec.cli.outputs import errors, report, status, verify
 from batchrec.cli.samples import sample
-from batchrec.errors import BatchrecError
+from batchrec.cli.telling import ReaderGone, silence
+from batchrec.errors import BatchrecError, UsageError
+from batchrec.redacting import shown
 
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 
@@ -25,7 +27,18 @@ class Terminated(BaseException):
     """SIGTERM came: stop like an interrupt would."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Verbs(click.Group):
+    """The verbs; leaves broken pipes to :func:`run`."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            # click itself would exit with 1, which is the code of a bug.
+            raise ReaderGone from error
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="batchrec")
 def cli() -> None:
     """Recognise every image of an archive once: from a Parquet manifest to Parquet predictions."""
@@ -38,9 +51,11 @@ for verb in (submit, plan, status, report, errors, verify, models, sample, docto
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
     signal.signal(signal.SIGTERM, _terminate)
-    code = run(sys.argv[1:])
-    sys.stdout.flush()
-    sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Names of files and columns need not be text, nor the terminal's encoding know every letter.
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(run(sys.argv[1:]))
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
@@ -53,25 +68,35 @@ def run(arguments: list[str]) -> int:
         result = cli.main(arguments, prog_name="batchrec", standalone_mode=False)
     except BatchrecError as error:
         return _complain(error, as_json="--json" in arguments)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
+    except click.ClickException as error:
+        return _complain(_in_our_words(error), as_json="--json" in arguments)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted: the same command resumes", err=True)
         return EXIT_INTERRUPTED
     except Terminated:
         click.echo("terminated: the same command resumes", err=True)
         return EXIT_TERMINATED
-    except BrokenPipeError:
-        # The reader of our output is gone (`| head`): nothing is left to say, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ReaderGone:
+        silence(sys.stdout)
         return 0
     return result if isinstance(result, int) else 0
 
 
+def _in_our_words(error: click.ClickException) -> UsageError:
+    """Return what click says of a command line in the form of all other errors."""
+    verb = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "batchrec"
+    said, _, near = error.format_message().partition("Did you mean")
+    advice = f"did you mean{near}" if near else f"see `{verb} --help`"
+    return UsageError(said.strip().rstrip("."), advice=advice)
+
+
 def _complain(error: BatchrecError, *, as_json: bool) -> int:
     if as_json:
-        facts: dict[str, Any] = {"kind": type(error).__name__, "cause": error.cause, "found": error.found}
-        click.echo(json.dumps({"exit_code": error.exit_code, "error": {**facts, "advice": error.advice}}, indent=1))
-    click.echo(f"batchrec: {error}", err=True)
+        said = {"cause": error.cause, "found": error.found, "advice": error.advice}
+        facts = {"kind": type(error).__name__, **{name: shown(text) for name, text in said.items()}}
+        click.echo(json.dumps({"exit_code": error.exit_code, "error": facts}, indent=1))
+    click.echo(f"batchrec: {shown(' '.join(str(error).splitlines()))}", err=True)
     return error.exit_code

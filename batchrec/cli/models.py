@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
@@ -22,6 +24,14 @@ def list_(as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return 0
-    for model in found:
-        click.echo("  ".join(str(value) for value in model.values() if value not in (None, "")))
+    rows = [("NAME", "ARCHITECTURE", "OUTPUTS", "PIXELS", "ACCURACY", "READY"), *map(_row, found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(f"{text:{width}}" for text, width in zip(row, widths, strict=True)).rstrip())
     return 0
+
+
+def _row(model: Mapping[str, Any]) -> tuple[str, ...]:
+    accuracy = "-" if model["accuracy"] is None else str(model["accuracy"])
+    size = str(model["num_outputs"]), str(model["input"])
+    return model["name"], model["architecture"], *size, accuracy, "yes" if model["ready"] else "to download"

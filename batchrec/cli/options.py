@@ -8,24 +8,11 @@ from typing import Any, TypeVar
 
 import click
 
+from batchrec.errors import UsageError
 from batchrec.settings import SETTINGS, Setting, Settings, resolve_settings
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _SHORT = {"output": "-o", "model": "-m"}
-
-
-class _Parsed(click.ParamType[Any]):
-    """A value parsed as the table of settings says."""
-
-    def __init__(self, setting: Setting) -> None:
-        self.name = setting.name
-        self._parse = setting.parse
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            return self._parse(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 def _option(setting: Setting) -> Callable[[_F], _F]:
@@ -33,14 +20,14 @@ def _option(setting: Setting) -> Callable[[_F], _F]:
     default = f" [default: {setting.default}]" if setting.default not in (None, (), False) else ""
     if setting.default is False:
         return click.option(*names, is_flag=True, flag_value=True, default=None, help=setting.help)
-    kind = click.Choice(setting.choices) if setting.choices else _Parsed(setting)
-    return click.option(
-        *names, type=kind, multiple=setting.many, help=setting.help + default, metavar=_metavar(setting)
-    )
+    # Taken as text and parsed in `settings_from`, so that all faults of a command line are told at once.
+    return click.option(*names, type=str, multiple=setting.many, help=setting.help + default, metavar=_metavar(setting))
 
 
-def _metavar(setting: Setting) -> str | None:
-    return None if setting.choices else {int: "N", float: "X", str: "TEXT"}.get(setting.parse, "VALUE")  # type: ignore[call-overload]
+def _metavar(setting: Setting) -> str:
+    if setting.choices:
+        return f"[{'|'.join(setting.choices)}]"
+    return {int: "N", float: "X", str: "TEXT"}.get(setting.parse, "VALUE")  # type: ignore[call-overload, no-any-return]
 
 
 def job_options(function: _F) -> _F:
@@ -57,6 +44,30 @@ def job_options(function: _F) -> _F:
 def settings_from(
     source: tuple[str, ...], job_file: str | None, sets: tuple[str, ...], flags: dict[str, Any]
 ) -> Settings:
-    """Return the settings of one command line."""
-    given = {name: value for name, value in flags.items() if value not in (None, ())}
+    """Return the settings of one command line.
+
+    Raises:
+        UsageError: Flags have values that cannot be; all are listed.
+    """
+    given, faults = {}, []
+    for setting in SETTINGS:
+        if (value := flags.get(setting.name)) not in (None, ()):
+            try:
+                given[setting.name] = _parsed(setting, value)
+            except ValueError as error:
+                faults.append(f"{setting.flag}: {error}")
+    if faults:
+        raise UsageError("the command line is not valid: " + "; ".join(faults), advice="correct all of them")
     return resolve_settings(source, given, sets=sets, environ=os.environ, job_file=job_file)
+
+
+def _parsed(setting: Setting, value: Any) -> Any:
+    if setting.many or isinstance(value, bool):
+        return value
+    if setting.choices and value not in setting.choices:
+        raise ValueError(f"{value!r} is not one of {', '.join(setting.choices)}")
+    try:
+        return setting.parse(value)
+    except ValueError as error:
+        kind = {int: "a whole number", float: "a number"}.get(setting.parse)  # type: ignore[call-overload]
+        raise ValueError(f"{value!r} is not {kind}" if kind else str(error)) from error

@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 
 import click
 
+from batchrec.errors import OutputError
 from batchrec.output.layout import Layout
 from batchrec.output.reading import Output, open_output
 from batchrec.spec import StoreOptions
+from batchrec.storage import KeyMissing
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -32,7 +34,15 @@ def _open(output: str, s3_endpoint: str | None) -> Output:
 def _plan_of(opened: Output) -> Any:
     from batchrec.manifest.planning import Plan
 
-    return Plan.from_parquet(opened.store.read(Layout(opened.job_id).plan_key))
+    key = Layout(opened.job_id).plan_key
+    try:
+        return Plan.from_parquet(opened.store.read(key))
+    except KeyMissing as error:
+        raise OutputError(
+            f"the job of {opened.store.url} ended before it had a plan",
+            found=f"no {key}",
+            advice="run its command again to begin it",
+        ) from error
 
 
 @click.command()
@@ -53,10 +63,14 @@ def status(output: str, s3_endpoint: str | None, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps(facts, indent=1))
     elif opened.seal is not None:
-        click.echo(f"complete: {opened.seal.num_rows:,} rows, {opened.seal.num_ok:,} ok, {num_shards:,} parts")
+        click.echo(f"complete: {opened.seal.num_rows:,} rows, {opened.seal.num_ok:,} ok, {_count(num_shards, 'part')}")
     else:
-        click.echo(f"not complete: {len(opened.parts):,} of {num_shards:,} parts; the same command resumes")
+        click.echo(f"not complete: {len(opened.parts):,} of {_count(num_shards, 'part')}; the same command resumes")
     return 0
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 @click.command()
@@ -77,7 +91,9 @@ def report(output: str, s3_endpoint: str | None, as_json: bool) -> int:
 @click.command()
 @_output_verb
 @click.option("--by", type=click.Choice(["code", "prefix"]), help="Count instead of listing")
-@click.option("--limit", type=int, default=20, show_default=True, help="Rows or groups to print; 0 for all")
+@click.option(
+    "--limit", type=click.IntRange(min=0), default=20, show_default=True, help="Rows or groups to print; 0 for all"
+)
 def errors(output: str, s3_endpoint: str | None, as_json: bool, by: str | None, limit: int) -> int:
     """List the rows without a prediction, or count them."""
     from batchrec.report.failures import count_by, error_lines

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import time
 from typing import TextIO
 
 from batchrec.records import WorkerFacts
+from batchrec.report.binding import Threads, weigh
 from batchrec.report.progress import Progress
+from batchrec.stats import ShardStats
+
+
+class ReaderGone(Exception):
+    """Whoever read our output closed the pipe (`| head`): nothing is left to say."""
+
+
+def silence(stream: TextIO) -> None:
+    """Let what is still written to a stream, also at exit, go nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class TerminalObserver:
@@ -18,13 +33,27 @@ class TerminalObserver:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._progress: Progress | None = None
+        self._workers: list[WorkerFacts] = []
+        self._working_since: float | None = None
 
-    def begin(self, num_rows: int, num_done: int) -> None:
-        """Start the line, once the size of the job is known."""
+    def begin(self, lines: list[str], num_rows: int, num_done: int) -> None:
+        """Print the plan and start the line, once the size of the job is known.
+
+        Args:
+            lines: The plan.
+            num_rows: Rows of the job.
+            num_done: Those of them that earlier runs finished.
+        """
+        # A reader of stderr that goes away must not end the run.
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.writelines(f"{line}\n" for line in lines)
+            self._stream.flush()
         self._progress = Progress(num_rows, num_done, stream=self._stream)
 
     def worker_ready(self, facts: WorkerFacts) -> None:
         """See :class:`batchrec.engine.coordinator.Observer`."""
+        self._workers.append(facts)
+        self._working_since = self._working_since or time.monotonic()
         self.say(f"worker on {facts.host} ready in {facts.start_s:.1f} s: {facts.trial}, batches of {facts.batch_size}")
 
     def say(self, message: str) -> None:
@@ -32,10 +61,18 @@ class TerminalObserver:
         if self._progress is not None:
             self._progress.message(message)
 
-    def tick(self, *, num_ok: int, num_failed: int, num_shards_done: int) -> None:
+    def tick(self, *, num_ok: int, num_failed: int, num_shards_done: int, stats: ShardStats) -> None:
         """See :class:`batchrec.engine.coordinator.Observer`."""
         if self._progress is not None:
-            self._progress.update(num_ok, num_failed, num_shards_done)
+            self._progress.update(num_ok, num_failed, num_shards_done, self._bound_by(stats))
+
+    def _bound_by(self, stats: ShardStats) -> str:
+        if not self._workers or self._working_since is None:
+            return ""
+        span_s = time.monotonic() - self._working_since
+        on_gpu = any(facts.device != "cpu" for facts in self._workers)
+        kind = weigh(stats, span_s, Threads.of(self._workers), on_gpu=on_gpu).kind
+        return "" if kind == "unclear" else f"{kind}-bound"
 
     def close(self) -> None:
         """End the line."""

@@ -49,7 +49,7 @@ class Observer(Protocol):
 
     def worker_ready(self, facts: WorkerFacts) -> None: ...
     def say(self, message: str) -> None: ...
-    def tick(self, *, num_ok: int, num_failed: int, num_shards_done: int) -> None: ...
+    def tick(self, *, num_ok: int, num_failed: int, num_shards_done: int, stats: ShardStats) -> None: ...
 
 
 class Coordinator:
@@ -188,7 +188,12 @@ class Coordinator:
             published = self._published_by.get(worker, ShardStats())
             num_ok += max(published.num_ok, live[worker].num_ok if worker in live else 0)
             num_failed += max(published.num_failed, live[worker].num_failed if worker in live else 0)
-        self._observer.tick(num_ok=num_ok, num_failed=num_failed, num_shards_done=self._ledger.count(ShardState.DONE))
+        self._observer.tick(
+            num_ok=num_ok,
+            num_failed=num_failed,
+            num_shards_done=self.counts.num_published,
+            stats=self.counts.stats,
+        )
         if not self._ready and self._clock() - self._said_waiting_at > _WAITING_SAYS_EVERY_S:
             self._said_waiting_at = self._clock()
             self._observer.say(f"waiting {self._clock() - self._began:.0f} s for a worker to get ready")

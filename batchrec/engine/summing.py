@@ -21,7 +21,6 @@ def summarise(
     *,
     output: str,
     model: str,
-    cores: int,
     max_failure_rate: float,
     began_at: float,
 ) -> RunSummary:
@@ -33,7 +32,6 @@ def summarise(
         errors: Rows without a prediction.
         output: Output folder as the user wrote it.
         model: Model as the user wrote it.
-        cores: Cores over all workers of this run.
         max_failure_rate: The limit that is asked for now.
         began_at: When the command started, in Unix seconds.
     """
@@ -64,21 +62,15 @@ def summarise(
         workers_lost=counts.num_workers_lost,
         exit_code=exit_code,
         verdict=verdict,
-        threads=_threads(counts, cores),
+        threads=_threads(counts),
         max_failure_rate=max_failure_rate,
     )
 
 
-def _threads(counts: RunCounts, cores: int) -> Threads:
+def _threads(counts: RunCounts) -> Threads:
     # Replacements of lost workers do not add slots: the first workers are the ones that ran at once.
     running = counts.workers[: max(1, len(counts.workers) - counts.num_workers_lost)]
-    return Threads(
-        fetch=sum(facts.num_fetching for facts in running),
-        decode=sum(facts.num_decoding for facts in running),
-        predict=sum(facts.num_predicting for facts in running),
-        cores=cores,
-        write=max(1, 2 * len(running)),
-    )
+    return Threads.of(running)
 
 
 def _examples(errors: pa.Table) -> dict[str, ErrorExample]:

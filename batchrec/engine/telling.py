@@ -10,6 +10,7 @@ from batchrec.engine.coordinator import Observer
 from batchrec.errors import BatchrecError
 from batchrec.output.layout import Layout
 from batchrec.records import WorkerFacts
+from batchrec.stats import ShardStats
 from batchrec.storage import Store, Uncertain
 
 WRITE_EVERY_S = 10.0
@@ -24,7 +25,7 @@ class Quiet:
     def say(self, message: str) -> None:
         """See :class:`batchrec.engine.coordinator.Observer`."""
 
-    def tick(self, *, num_ok: int, num_failed: int, num_shards_done: int) -> None:
+    def tick(self, *, num_ok: int, num_failed: int, num_shards_done: int, stats: ShardStats) -> None:
         """See :class:`batchrec.engine.coordinator.Observer`."""
 
 
@@ -65,9 +66,9 @@ class ProgressFile:
         """See :class:`batchrec.engine.coordinator.Observer`."""
         self._observer.say(message)
 
-    def tick(self, *, num_ok: int, num_failed: int, num_shards_done: int) -> None:
+    def tick(self, *, num_ok: int, num_failed: int, num_shards_done: int, stats: ShardStats) -> None:
         """See :class:`batchrec.engine.coordinator.Observer`."""
-        self._observer.tick(num_ok=num_ok, num_failed=num_failed, num_shards_done=num_shards_done)
+        self._observer.tick(num_ok=num_ok, num_failed=num_failed, num_shards_done=num_shards_done, stats=stats)
         if self._clock() - self._written_at < WRITE_EVERY_S:
             return
         self._written_at = self._clock()

@@ -121,6 +121,7 @@ class Worker:
             batch_size=backend.batch_size,
             trial=trial,
             start_s=time.monotonic() - began,
+            num_cores=job.num_threads,
             num_fetching=reader.concurrency(),
             num_decoding=job.num_threads,
             num_predicting=backend.concurrency,

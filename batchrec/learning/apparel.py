@@ -36,9 +36,9 @@ SHARES: Final = {"test": 0.2, "validation": 0.1}
 LARGE_SENDER: Final = 100
 SHORT_SIDE: Final = 192
 CANVAS: Final = 256
-NUM_DRAWN: Final = {"train": 500, "validation": 200, "test": 1000}
+NUM_DRAWN: Final = {"train": 500, "test": 1000}
 # Far from the seeds people type, so that no archive drawn with `sample` was trained on.
-DRAWN_SEEDS: Final = {"train": 20_260_001, "validation": 20_260_002, "test": 20_260_003}
+DRAWN_SEEDS: Final = {"train": 20_260_001, "test": 20_260_003}
 SIDES: Final = (160, 176, 192)
 
 

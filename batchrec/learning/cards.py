@@ -25,7 +25,7 @@ Split by sender: {split}. Senders of more than 100 photographs are all in train.
 were added to train.
 
 **Model.** torchvision's {architecture}, trained from scratch for {epochs} epochs by `python -m
-batchrec.learning.apparel`; half-precision weights of {megabytes:.1f} MB; input {side} x {side} pixels.
+batchrec.learning.apparel`; half-precision weights of {megabytes:.1f} MB; input {side} x {side} pixels.{remark}
 
 **Limits.** It always answers one of its ten labels, also for what is no garment. One garment to an image, mostly flat
 or hung; made for demonstration, tests and a first look at an archive, not for decisions that matter.
@@ -57,4 +57,5 @@ def apparel_card(facts: dict[str, Any]) -> str:
         epochs=facts["epochs"],
         megabytes=facts["weights_bytes"] / 1e6,
         side=facts["side"],
+        remark=f" {facts['remark']}" if facts.get("remark") else "",
     )

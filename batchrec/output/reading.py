@@ -7,11 +7,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.fs as fs
 import pyarrow.parquet as pq
 
@@ -22,6 +21,9 @@ from batchrec.output.seal import Seal, read_seal, standing_parts
 from batchrec.output.tables import read_table
 from batchrec.spec import StoreOptions
 from batchrec.storage import KeyMissing, Store, open_filesystem, open_store
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Output:
         """
         if not self.parts:
             raise OutputError(f"{self.store.url} has no predictions yet", advice="see `batchrec status`")
+        import pyarrow.dataset as ds  # brings pandas along, which no other verb needs
+
         system, root = open_filesystem(self.store.url, self.options)
         paths = [f"{root}/{key}" for key in self.parts]
         return ds.dataset(paths, filesystem=system, format="parquet")

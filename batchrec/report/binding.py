@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from batchrec.records import WorkerFacts
 from batchrec.stats import STAGES, ShardStats
 
 BUSY = 0.80
@@ -30,6 +32,17 @@ class Threads:
     predict: int
     cores: float
     write: int = 1
+
+    @classmethod
+    def of(cls, workers: Sequence[WorkerFacts]) -> Threads:
+        """Add up what workers said of themselves; each publishes up to two parts at once."""
+        return cls(
+            fetch=sum(facts.num_fetching for facts in workers),
+            decode=sum(facts.num_decoding for facts in workers),
+            predict=sum(facts.num_predicting for facts in workers),
+            cores=sum(facts.num_cores for facts in workers),
+            write=max(1, 2 * len(workers)),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from batchrec.redacting import shown
+
 
 def plan_lines(facts: Mapping[str, Any]) -> list[str]:
     """Return the lines of a plan, from the plain values of :meth:`batchrec.job.Job.facts`."""
@@ -26,7 +28,7 @@ def plan_lines(facts: Mapping[str, Any]) -> list[str]:
         ("shards", f"{shards['count']:,} of up to {shards['rows']:,} rows" + _done(shards)),
         ("output", facts["output"]),
     ]
-    return [f"{name:10} {text}" for name, text in first]
+    return [f"{name:10} {shown(text)}" for name, text in first]
 
 
 def _few(labels: list[str]) -> str:

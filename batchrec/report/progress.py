@@ -79,7 +79,9 @@ class Progress:
         """
         self._state = _State(num_ok, num_failed, num_shards_done, note)
         now_s = self._clock()
-        if num_ok != self._recent[-1][1]:
+        if not num_ok:
+            self._recent[0] = (now_s, 0)  # waiting for the first image is not slowness
+        elif num_ok != self._recent[-1][1]:
             self._recent.append((now_s, num_ok))
         while len(self._recent) > 2 and self._recent[1][0] <= now_s - RECENT_S:
             self._recent.popleft()
@@ -125,8 +127,7 @@ class Progress:
         of = "" if self._num_shards is None else f"/{self._num_shards:,}"
         parts.append(f"shards {state.num_shards_done:,}{of}")
         overall = _rate(state.num_ok, now_s - self._started_s)
-        since_s, since_ok = self._recent[0]
-        parts.append(f"{_rate(state.num_ok - since_ok, now_s - since_s):,.0f} images/s now, {overall:,.0f} overall")
+        parts.append(f"{self._rate_now(now_s):,.0f} images/s now, {overall:,.0f} overall")
         parts.append(f"ETA {self._eta(now_s)}")
         if state.note:
             parts.append(printable(state.note))
@@ -140,10 +141,15 @@ class Progress:
         done = self._done_rows + self._state.num_ok + self._state.num_failed
         return done * PLAIN_LINES_OF_A_RUN // self._total_rows if self._total_rows else PLAIN_LINES_OF_A_RUN
 
+    def _rate_now(self, now_s: float) -> float:
+        since_s, since_ok = self._recent[0]
+        return _rate(self._state.num_ok - since_ok, now_s - since_s)
+
     def _eta(self, now_s: float) -> str:
-        finished = self._state.num_ok + self._state.num_failed
+        num_ok = self._state.num_ok
+        finished = num_ok + self._state.num_failed
         left = self._total_rows - self._done_rows - finished
-        rows_per_s = _rate(finished, now_s - self._started_s)
+        rows_per_s = self._rate_now(now_s) * finished / num_ok if num_ok else 0.0
         if left <= 0:
             return "0:00"
         return duration(left / rows_per_s) if rows_per_s else "-"

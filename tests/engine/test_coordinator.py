@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from tests.engine.simulation import SimulatedPool, fails, loses, result, shards
 
 from batchrec.engine.coordinator import MAX_LOSSES_IN_A_ROW, Coordinator
 from batchrec.engine.ledger import Ledger
 from batchrec.engine.pool import AttemptFailed, AttemptPublished, Event, WorkerFailed, WorkerLost
 from batchrec.errors import AccessLost, DeadlineReached, ManifestError, StorageLost, Superseded, WorkersLost
 from batchrec.records import Attempt, Shard, WorkerFacts
+from batchrec.stats import ShardStats
+from tests.engine.simulation import SimulatedPool, fails, loses, result, shards
 
 
 @dataclass
@@ -25,7 +26,7 @@ class Listener:
     def say(self, message: str) -> None:
         self.said.append(message)
 
-    def tick(self, *, num_ok: int, num_failed: int, num_shards_done: int) -> None:
+    def tick(self, *, num_ok: int, num_failed: int, num_shards_done: int, stats: ShardStats) -> None:
         self.ticks.append((num_ok, num_failed, num_shards_done))
 
 

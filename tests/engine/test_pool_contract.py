@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
-from tests.engine.simulation import NullWorker, shards
 
 from batchrec.engine.inline_pool import InlinePool
 from batchrec.engine.pool import AttemptFailed, AttemptPublished, Event, Pool, WorkerFailed, WorkerLost, WorkerReady
 from batchrec.errors import ManifestError
 from batchrec.records import Attempt
+from tests.engine.simulation import NullWorker, shards
 
 MakePool = Callable[..., Pool]
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.output.making import publish_all, seal_it
-from tests.s3_server import S3Server
 
 from batchrec.spec import StoreOptions
 from batchrec.storage import Store, open_store, publishing, s3_client
+from tests.output.making import publish_all, seal_it
+from tests.s3_server import S3Server
 
 
 @pytest.fixture

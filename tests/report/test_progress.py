@@ -6,6 +6,7 @@ import io
 import os
 import pty
 import re
+import select
 import sys
 
 import pytest
@@ -111,8 +112,14 @@ def terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     leader, follower = pty.openpty()
     with os.fdopen(follower, "w") as stream:
-        yield stream, lambda: os.read(leader, 65_536).decode()
+        yield stream, lambda: b"".join(pieces(leader)).decode()
     os.close(leader)
+
+
+def pieces(leader):
+    """What a terminal hands over piece by piece, until it has no more."""
+    while select.select([leader], [], [], 0.3)[0]:
+        yield os.read(leader, 65_536)
 
 
 def test_a_terminal_gets_one_live_line_with_messages_above(clock, terminal):

@@ -176,11 +176,18 @@ def _convert(model: ModelSpec, batch_size: int) -> Model:
         warnings.simplefilter("ignore")
         try:
             graph = import_openvino().convert_model(network, example_input=example)
-        except RuntimeError as error:
+        except _conversion_failures() as error:
             found = str(error).strip().splitlines()[0][:200]
             raise BackendUnavailable(f"openvino cannot convert {model.architecture}", found=found) from error
     graph.reshape([batch_size, 3, side, side])
     return _with_preprocessing(graph, model)
+
+
+def _conversion_failures() -> tuple[type[Exception], ...]:
+    # They share no base but Exception.
+    frontend = import_openvino().frontend
+    names = ("GeneralFailure", "NotImplementedFailure", "OpConversionFailure", "OpValidationFailure")
+    return RuntimeError, *(getattr(frontend, name) for name in names)
 
 
 def _with_preprocessing(graph: Model, model: ModelSpec) -> Model:

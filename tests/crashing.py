@@ -1,0 +1,83 @@
+"""A store that lets its process die, or loses an answer, at one chosen operation."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from enum import Enum, auto
+from typing import Any, BinaryIO
+
+from batchrec.storage import ObjectInfo, Store, Uncertain
+
+
+class Crashed(BaseException):
+    """The process is gone; nothing catches this."""
+
+
+class Moment(Enum):
+    """When it happens."""
+
+    BEFORE = auto()
+    AFTER = auto()
+    ANSWER_LOST = auto()
+
+
+class CrashingStore:
+    """Passes everything on to a store until the chosen operation; a dead process does nothing more.
+
+    Attributes:
+        operations: What was asked for, in order.
+        dead: Whether the process crashed.
+    """
+
+    def __init__(self, store: Store, at: int | None = None, moment: Moment = Moment.BEFORE) -> None:
+        self._store, self._at, self._moment = store, at, moment
+        self._lock = threading.Lock()
+        self.url = store.url
+        self.operations: list[str] = []
+        self.dead = False
+
+    def create(self, key: str, data: bytes) -> None:
+        self._do("create", key, self._store.create, key, data)
+
+    def overwrite(self, key: str, data: bytes) -> None:
+        self._do("overwrite", key, self._store.overwrite, key, data)
+
+    def read(self, key: str) -> bytes:
+        return bytes(self._do("read", key, self._store.read, key))
+
+    def info(self, key: str) -> ObjectInfo:
+        found: ObjectInfo = self._do("info", key, self._store.info, key)
+        return found
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        return iter(self._do("list", prefix, lambda: list(self._store.list(prefix))))
+
+    def open(self, key: str) -> BinaryIO:
+        stream: BinaryIO = self._do("open", key, self._store.open, key)
+        return stream
+
+    def delete(self, key: str) -> None:
+        self._do("delete", key, self._store.delete, key)
+
+    def die_if_dead(self) -> None:
+        if self.dead:
+            raise Crashed
+
+    def _do(self, name: str, key: str, act: Callable[..., Any], *arguments: Any) -> Any:
+        with self._lock:
+            self.die_if_dead()
+            self.operations.append(f"{name} {key}")
+            chosen = len(self.operations) == self._at
+            if chosen and self._moment is not Moment.ANSWER_LOST:
+                self.dead = True
+        if chosen and self._moment is Moment.BEFORE:
+            raise Crashed
+        answer = act(*arguments)
+        if chosen and self._moment is Moment.AFTER:
+            if hasattr(answer, "close"):
+                answer.close()
+            raise Crashed
+        if chosen and name == "create":
+            raise Uncertain(key)
+        return answer
