@@ -101,9 +101,8 @@ def measure(arguments: argparse.Namespace, archive: Path, images: list[bytes], s
         )
     decode, predict = statistics.median(decoded), statistics.median(predicted)
     limit = 1 / (1 / (cores * decode) + 1 / predict)
-    print(
-        f"median: limit {limit:.0f}/s, steady {statistics.median(steady):.0f}/s, ratio {statistics.median(steady) / limit:.3f}"
-    )
+    achieved = statistics.median(steady)
+    print(f"median: limit {limit:.0f}/s, steady {achieved:.0f}/s, ratio {achieved / limit:.3f}")
 
 
 if __name__ == "__main__":

@@ -42,9 +42,8 @@ def main() -> None:
             for pool, seconds in times.items():
                 seconds.append(first_part_s(manifest, Path(scratch) / f"{pool}{number}", pool)[0])
         for pool, seconds in times.items():
-            print(
-                f"{pool}: first part after {statistics.median(seconds):.1f} s ({min(seconds):.1f} to {max(seconds):.1f})"
-            )
+            median = statistics.median(seconds)
+            print(f"{pool}: first part after {median:.1f} s ({min(seconds):.1f} to {max(seconds):.1f})")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,8 @@ from batchrec.storage import KeyMissing, Store, open_filesystem, open_store
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
+
+_JOB_ID = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,9 @@ def open_output(url: str, options: StoreOptions | None = None) -> Output:
     store = open_store(url, options)
     try:
         record = json.loads(store.read(OUTPUT_KEY))
-        return Output(store, record["job_id"], record["identity"], options)
+        if not _JOB_ID.fullmatch(record["job_id"]):
+            raise ValueError(f"job_id is {record['job_id']!r}")
+        return Output(store, record["job_id"], dict(record["identity"]), options)
     except KeyMissing as error:
         raise OutputError(
             f"{url} is not the output of a job", found=f"no {OUTPUT_KEY}", advice="name the folder given with -o"

@@ -22,6 +22,7 @@ from batchrec.output.layout import OUTPUT_KEY, REPORT_KEY
 from batchrec.output.schema import OUTPUT_COLUMNS
 from batchrec.storage import Store
 from tests.output.making import (
+    IDENTITY,
     LAYOUT,
     NUM_FAILED,
     NUM_ROWS,
@@ -100,8 +101,6 @@ def test_a_damaged_binding_is_refused(local_store: Store, record: bytes) -> None
 
 
 def test_a_job_that_only_began_has_no_predictions(local_store: Store) -> None:
-    from tests.output.making import IDENTITY
-
     bind(local_store, IDENTITY)
     opened = batchrec.open(local_store.url)
     for read in (opened.predictions, opened.errors):
