@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -29,6 +30,7 @@ from batchrec.manifest.rows import RowReader
 from batchrec.models.backends import resolve_precision
 from batchrec.models.bundle import ModelSpec
 from batchrec.models.zoo import resolve_model
+from batchrec.output.advising import advise
 from batchrec.output.layout import REPORT_KEY, Layout
 from batchrec.output.parts import encode_part, publish_part
 from batchrec.output.reading import Output
@@ -155,7 +157,8 @@ def run_job(
     finally:
         held.release()
     summary = _summarise(job, store, sealed, counts, began_at)
-    store.overwrite(REPORT_KEY, json.dumps(summary.to_json(), indent=1).encode())
+    if not advise(store, REPORT_KEY, summary.to_json()):
+        observer.say(f"{REPORT_KEY} could not be written; the output is complete all the same")
     return summary
 
 
@@ -194,16 +197,17 @@ def _run(job: Job, store: Store, layout: Layout, held: Claim, observer: Observer
     ledger = Ledger(job.plan, done, run_id=uuid.uuid4().hex[:12])
     if ledger.finished:
         return RunCounts()
-    coordinator = Coordinator(
-        ledger,
-        make_pool(job, worker_job(job, store)),
-        num_workers=min(job.placement.num_workers, ledger.num_pending),
-        superseded_by=lambda: held.superseded_by,
-        abandon=partial(_publish_failed, job, store, layout),
-        observer=ProgressFile(observer, store, layout, held.number, job.plan.num_rows, len(job.plan)),
-        deadline_s=job.spec.deadline_s,
-    )
-    return coordinator.run()
+    with open_pool(job, worker_job(job, store)) as pool:
+        coordinator = Coordinator(
+            ledger,
+            pool,
+            num_workers=min(job.placement.num_workers, ledger.num_pending),
+            superseded_by=lambda: held.superseded_by,
+            abandon=partial(_publish_failed, job, store, layout),
+            observer=ProgressFile(observer, store, layout, held.number, job.plan.num_rows, len(job.plan)),
+            deadline_s=job.spec.deadline_s,
+        )
+        return coordinator.run()
 
 
 def worker_job(job: Job, store: Store) -> WorkerJob:
@@ -233,15 +237,18 @@ def worker_job(job: Job, store: Store) -> WorkerJob:
     )
 
 
-def make_pool(job: Job, work: WorkerJob) -> Pool:
-    """Return the pool a job asks for; Ray is started here, and only if it is asked for."""
+@contextmanager
+def open_pool(job: Job, work: WorkerJob) -> Iterator[Pool]:
+    """Open the pool a job asks for; Ray is started here, and only if it is asked for."""
+    make_worker = partial(Worker, work)
     if job.spec.pool == "inline":
-        return InlinePool(partial(Worker, work))
-    from batchrec.engine.ray_pool import RayPool, start_local_ray
+        yield InlinePool(make_worker)
+        return
+    from batchrec.engine.ray_pool import RayPool, connected_ray
 
     placement = job.placement
-    start_local_ray(placement.num_threads * placement.num_workers)
-    return RayPool(partial(Worker, work), num_cpus=placement.num_threads, num_gpus=int(placement.device == "cuda"))
+    with connected_ray(num_cpus=placement.num_threads * placement.num_workers):
+        yield RayPool(make_worker, num_cpus=placement.num_threads, num_gpus=int(placement.device == "cuda"))
 
 
 def _publish_failed(job: Job, store: Store, layout: Layout, shard: Shard, reason: str) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from batchrec.errors import BatchrecError, OutputError, StorageLost
+from batchrec.output.advising import advise
 from batchrec.output.layout import Layout
 from batchrec.storage import KeyExists, KeyMissing, Store, Uncertain
 
@@ -134,8 +135,7 @@ class Claim:
                 self.look()
 
     def _beat(self, *, ended: bool) -> None:
-        beat = {"nonce": self.driver.nonce, "ended": ended}
-        self._store.overwrite(beat_key(self._layout, self.number), json.dumps(beat).encode())
+        advise(self._store, beat_key(self._layout, self.number), {"nonce": self.driver.nonce, "ended": ended})
 
 
 def claim_key(layout: Layout, number: int) -> str:

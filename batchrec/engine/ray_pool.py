@@ -6,7 +6,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +38,21 @@ _OBJECT_STORE_BYTES = 100 * 2**20
 _IDLE_S = 0.1
 
 
+@contextmanager
+def connected_ray(num_cpus: int) -> Iterator[None]:
+    """Use the Ray this process is connected to, or one of the run's own, started for it and stopped after it."""
+    if ray.is_initialized():
+        yield
+        return
+    start_local_ray(num_cpus)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
 def start_local_ray(num_cpus: int) -> None:
-    """Start a Ray of this run's own on this machine, whatever RAY_ADDRESS says."""
+    """Start a Ray of this process's own on this machine, whatever RAY_ADDRESS says."""
     os.environ.update(_LOCAL_ENVIRONMENT)
     on_terminate = signal.getsignal(signal.SIGTERM)
     ray.init(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 
 from batchrec.engine.coordinator import Observer
-from batchrec.errors import BatchrecError
+from batchrec.output.advising import advise
 from batchrec.output.layout import Layout
 from batchrec.records import WorkerFacts
 from batchrec.stats import ShardStats
-from batchrec.storage import Store, Uncertain
+from batchrec.storage import Store
 
 WRITE_EVERY_S = 10.0
 
@@ -73,7 +72,4 @@ class ProgressFile:
             return
         self._written_at = self._clock()
         done = {"num_ok_this_run": num_ok, "num_failed_this_run": num_failed, "num_shards_done": num_shards_done}
-        try:
-            self._store.overwrite(self._layout.progress_key, json.dumps({**self._fixed, **done}).encode())
-        except (BatchrecError, Uncertain):
-            return
+        advise(self._store, self._layout.progress_key, {**self._fixed, **done})

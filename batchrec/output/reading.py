@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs as fs
 import pyarrow.parquet as pq
 
 from batchrec.errors import OutputError
@@ -104,12 +103,6 @@ class Output:
             return dict(json.loads(self.store.read(self.layout.progress_key)))
         except KeyMissing:
             return None
-
-    def _fragment(self, key: str) -> ds.ParquetFileFragment:
-        # Local parts are opened when they are read: a job may have more of them than a process may open.
-        if "://" not in self.store.url:
-            return ds.ParquetFileFormat().make_fragment(f"{self.store.url}/{key}", filesystem=fs.LocalFileSystem())
-        return ds.ParquetFileFormat().make_fragment(pa.PythonFile(self.store.open(key), mode="r"))
 
     def _json(self, key: str, advice: str) -> dict[str, Any]:
         try:
