@@ -51,7 +51,7 @@ class Recipe:
         seed: Decides everything random.
     """
 
-    epochs: int = 50
+    epochs: int = 48
     batch_size: int = 32
     learning_rate: float = 2e-3
     weight_decay: float = 0.05

@@ -1,0 +1,240 @@
+"""A job of six shards dies at every operation on its store, or loses an answer there, and is run again."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import random
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from batchrec.engine import coordinator
+from batchrec.engine.claims import Driver, claim, highest_claim
+from batchrec.engine.coordinator import Coordinator, RunCounts
+from batchrec.engine.identity import bound_identity
+from batchrec.engine.inline_pool import InlinePool
+from batchrec.engine.ledger import Ledger
+from batchrec.engine.pool import LiveCounts
+from batchrec.engine.telling import Quiet
+from batchrec.errors import Superseded
+from batchrec.output.layout import SUCCESS_KEY
+from batchrec.output.parts import encode_part, publish_part
+from batchrec.output.seal import standing_parts
+from batchrec.output.verifying import verify
+from batchrec.records import Attempt, Shard, ShardResult, WorkerFacts
+from batchrec.spec import StoreOptions
+from batchrec.storage import Store, open_store, publishing
+from tests.crashing import Crashed, CrashingStore, Moment
+from tests.output.making import (
+    LAYOUT,
+    NUM_ROWS,
+    PLAN,
+    begin,
+    part_of,
+    predictions,
+    rows_of,
+    seal_it,
+)
+from tests.s3_server import Fault, Request, S3Server
+
+#: Numbers no process has: every coordinator of these tests is a dead one to the next.
+DEAD_PIDS = itertools.count(2**22 + 1)
+ROWS = {shard.index: rows_of(shard) for shard in PLAN}
+
+
+class ModelFreeWorker:
+    """Builds and publishes real parts of predictions made by hand."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def start(self) -> WorkerFacts:
+        return WorkerFacts("host", 1, "cpu", "null", "fp32", 1, "no model", 0.0)
+
+    def run(self, attempt: Attempt) -> ShardResult:
+        shard, key = attempt.shard.index, LAYOUT.part_key(attempt.shard.index)
+        data = encode_part(ROWS[shard], job_id=LAYOUT.job_id, shard=shard, attempt_id=attempt.attempt_id, facts={})
+        standing = publish_part(self._store, key, data, pause=lambda _: None)
+        mine = standing.attempt_id == attempt.attempt_id
+        return ShardResult(shard, standing.attempt_id, mine, predictions(attempt.shard).stats, 1.0, 2.0)
+
+    def live_counts(self) -> LiveCounts:
+        return LiveCounts()
+
+    def close(self) -> None:
+        pass
+
+
+def never(seconds: float) -> None:
+    raise AssertionError("a dead coordinator of this machine keeps nobody waiting")
+
+
+def run(store: CrashingStore, *, workers: int = 1, watchful: bool = False) -> RunCounts:
+    """One coordinator's life, from the binding to the seal; a watchful one looks for others all the time."""
+    begin(store)
+    driver = dataclasses.replace(Driver.this_process(), pid=next(DEAD_PIDS))
+    held = claim(store, LAYOUT, sleep=never, driver=driver)
+
+    def superseded_by() -> int | None:
+        store.die_if_dead()
+        return held.look() if watchful else held.superseded_by
+
+    def abandon(shard: Shard, reason: str) -> None:
+        raise AssertionError(f"shard {shard.index} was given up: {reason}")
+
+    try:
+        ledger = Ledger(PLAN, standing_parts(store, LAYOUT, len(PLAN)), run_id=uuid.uuid4().hex)
+        pool = InlinePool(lambda: ModelFreeWorker(store), shards_per_worker=1)
+        life = Coordinator(
+            ledger, pool, num_workers=workers, superseded_by=superseded_by, abandon=abandon, observer=Quiet()
+        )
+        counts = life.run() if not ledger.finished else RunCounts()
+        seal_it(store)
+    finally:
+        with suppress(Crashed):
+            held.release()
+    return counts
+
+
+@pytest.fixture(autouse=True)
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coordinator, "_TICK_S", 0.005)
+    monkeypatch.setattr(publishing, "PAUSE_S", 0.001)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Iterator[Store]:
+    """New output folders, as many as wanted."""
+    return (open_store(str(tmp_path / f"out{number}"), StoreOptions()) for number in itertools.count())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The digest of an output to which nothing happened."""
+    store = open_store(str(tmp_path_factory.mktemp("undisturbed")), StoreOptions())
+    run(CrashingStore(store))
+    return verify(store, LAYOUT, PLAN).rows_sha256
+
+
+def assert_complete(store: Store, digest: str) -> None:
+    found = verify(store, LAYOUT, PLAN)
+    assert (found.faults, found.notes, found.complete, found.num_rows) == ((), (), True, NUM_ROWS)
+    assert found.rows_sha256 == digest
+
+
+def assert_sound_so_far(store: Store, *, success: bool) -> None:
+    if bound_identity(store) is None:
+        assert list(store.list("")) == []
+        return
+    found = verify(store, LAYOUT, PLAN)
+    assert (found.faults, found.complete) == ((), success)
+
+
+def live(store: CrashingStore) -> bool:
+    """Run a coordinator; whether it lived to the end."""
+    try:
+        run(store)
+    except Crashed:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("moment", Moment)
+def test_a_job_disturbed_at_any_store_operation_ends_like_an_undisturbed_one(
+    folders: Iterator[Store], undisturbed: str, moment: Moment
+) -> None:
+    for at in itertools.count(1):
+        store = next(folders)
+        disturbed = CrashingStore(store, at, moment)
+        lived = live(disturbed)
+        assert lived or disturbed.dead
+        # Asked for means done, unless the process died on that very request.
+        put_success = f"create {SUCCESS_KEY}"
+        died_first = moment is Moment.BEFORE and disturbed.dead and disturbed.operations[-1] == put_success
+        assert_sound_so_far(store, success=put_success in disturbed.operations and not died_first)
+        standing = len(standing_parts(store, LAYOUT, len(PLAN)))
+        counts = run(CrashingStore(store))
+        assert counts.num_published == len(PLAN) - standing
+        assert_complete(store, undisturbed)
+        if at > len(disturbed.operations):
+            break
+    assert at > 25
+
+
+def test_a_job_that_dies_again_and_again_ends_too(folders: Iterator[Store], undisturbed: str) -> None:
+    rng = random.Random(7)
+    for _ in range(8):
+        store = next(folders)
+        while not live(CrashingStore(store, rng.randint(1, 24), rng.choice(list(Moment)))):
+            assert highest_claim(store, LAYOUT) < 200
+        assert_complete(store, undisturbed)
+
+
+def test_two_coordinators_at_once_write_one_output(folders: Iterator[Store], undisturbed: str) -> None:
+    for _ in range(6):
+        store = next(folders)
+        ends: list[str] = []
+
+        def compete(store: Store = store, ends: list[str] = ends) -> None:
+            try:
+                run(CrashingStore(store), workers=2, watchful=True)
+                ends.append("complete")
+            except Superseded:
+                ends.append("superseded")
+
+        threads = [threading.Thread(target=compete) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(ends) == 2
+        assert "complete" in ends
+        assert_complete(store, undisturbed)
+
+
+def test_a_zombie_that_publishes_after_the_seal_changes_nothing(folders: Iterator[Store], undisturbed: str) -> None:
+    store = next(folders)
+    run(CrashingStore(store))
+    before = {info.key: store.read(info.key) for info in store.list("")}
+    for shard in PLAN:
+        standing = publish_part(store, LAYOUT.part_key(shard.index), part_of(shard, attempt_id="zombie"))
+        assert standing.attempt_id != "zombie"
+    seal_it(store)
+    assert {info.key: store.read(info.key) for info in store.list("")} == before
+    assert_complete(store, undisturbed)
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault(status=500, applied=True), Fault(reset=True, applied=True), Fault(status=503)], ids=repr
+)
+def test_a_bucket_that_fails_the_first_put_of_every_key_ends_with_the_same_output(
+    s3_server: S3Server, undisturbed: str, fault: Fault
+) -> None:
+    met: set[str] = set()
+
+    def first_put(request: Request) -> Fault | None:
+        if request.method != "PUT" or request.key in met:
+            return None
+        met.add(request.key)
+        return fault
+
+    s3_server.fault = first_put
+    store = open_store("s3://photos/out", StoreOptions())
+    counts = run(CrashingStore(store), workers=3)
+    assert counts.num_published == len(PLAN)
+    assert len(met) > 10
+    assert_complete(store, undisturbed)
+
+
+def test_the_binding_comes_first_and_success_last(folders: Iterator[Store]) -> None:
+    watched = CrashingStore(next(folders))
+    run(watched)
+    creates = [operation.split()[1] for operation in watched.operations if operation.startswith("create")]
+    assert creates[0] == "_batchrec/OUTPUT.json"
+    assert creates[-1] == SUCCESS_KEY
+    assert creates.index(LAYOUT.seal_key) > max(creates.index(LAYOUT.part_key(i)) for i in range(len(PLAN)))
