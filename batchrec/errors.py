@@ -38,7 +38,7 @@ class BatchrecError(Exception):
 
     def __str__(self) -> str:
         found = f" (found: {self.found})" if self.found else ""
-        advice = f". {self.advice}" if self.advice else ""
+        advice = f"; {self.advice}" if self.advice else ""
         return f"{self.cause}{found}{advice}"
 
     def __reduce__(self) -> tuple[object, ...]:

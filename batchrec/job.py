@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -15,14 +15,14 @@ from typing import Any
 from batchrec.engine.claims import Claim, claim
 from batchrec.engine.coordinator import Coordinator, Observer, RunCounts
 from batchrec.engine.devices import Placement, place
-from batchrec.engine.identity import Identity, bind, bound_identity, identify
+from batchrec.engine.identity import Identity, bind, bound_identity, identify, refuse_other_job
 from batchrec.engine.inline_pool import InlinePool
 from batchrec.engine.ledger import Ledger
 from batchrec.engine.pool import Pool
 from batchrec.engine.summing import summarise
 from batchrec.engine.telling import ProgressFile, Quiet
 from batchrec.engine.worker import Worker, WorkerJob
-from batchrec.errors import ErrorCode
+from batchrec.errors import ErrorCode, OutputError
 from batchrec.manifest.definition import Manifest
 from batchrec.manifest.planning import Plan, plan_shards, rows_per_shard
 from batchrec.manifest.reading import open_manifest
@@ -116,8 +116,9 @@ def plan_job(spec: JobSpec) -> Job:
     done: dict[int, int] = {}
     complete = False
     standing = bound_identity(store)
-    if standing is not None and standing.job_id == identity.job_id:
-        plan = _standing_plan(store, layout) or plan
+    if standing is not None:
+        refuse_other_job(store, standing, identity)
+        plan = _standing_plan(store, layout, plan)
         done = standing_parts(store, layout, len(plan))
         complete = read_seal(store, layout) is not None
     num_rows_done = sum(plan[shard].num_rows for shard in done)
@@ -145,25 +146,23 @@ def run_job(
     store = open_store(spec.output, spec.store)
     layout = Layout(job.identity.job_id)
     if not job.complete:
-        _prepare(store, layout, job)
+        job = _prepare(store, layout, job)
     on_plan(job)
     sealed = read_seal(store, layout) if job.complete else None
     if sealed is not None:
-        return _summarise(job, store, sealed, RunCounts(), began_at)
+        return _report(job, store, sealed, RunCounts(), began_at, observer)
     held = claim(store, layout, takeover=spec.takeover, say=observer.say)
     try:
         counts = _run(job, store, layout, held, observer)
         sealed = seal(store, layout, list(job.plan), [file.name for file in job.manifest.files])
     finally:
         held.release()
-    summary = _summarise(job, store, sealed, counts, began_at)
-    if not advise(store, REPORT_KEY, summary.to_json()):
-        observer.say(f"{REPORT_KEY} could not be written; the output is complete all the same")
-    return summary
+    return _report(job, store, sealed, counts, began_at, observer)
 
 
-def _summarise(job: Job, store: Store, sealed: Seal, counts: RunCounts, began_at: float) -> RunSummary:
-    return summarise(
+def _report(job: Job, store: Store, sealed: Seal, counts: RunCounts, began_at: float, observer: Observer) -> RunSummary:
+    """Return the report, and keep it unless this run did nothing and an earlier one's is there."""
+    summary = summarise(
         sealed,
         counts,
         Output(store, job.identity.job_id, job.identity.fields, job.spec.store).errors(),
@@ -172,24 +171,44 @@ def _summarise(job: Job, store: Store, sealed: Seal, counts: RunCounts, began_at
         max_failure_rate=job.spec.max_failure_rate,
         began_at=began_at,
     )
+    keeps = counts.num_published > 0 or not _stands(store, REPORT_KEY)
+    if keeps and not advise(store, REPORT_KEY, summary.to_json()):
+        observer.say(f"{REPORT_KEY} could not be written; the output is complete all the same")
+    return summary
 
 
-def _prepare(store: Store, layout: Layout, job: Job) -> None:
-    """Prove that the folder can hold a job, and make it this one's."""
+def _stands(store: Store, key: str) -> bool:
+    try:
+        store.info(key)
+    except KeyMissing:
+        return False
+    return True
+
+
+def _prepare(store: Store, layout: Layout, job: Job) -> Job:
+    """Prove that the folder can hold a job, make it this one's, and return it with the plan that stands."""
     probe(store)
     bind(store, job.identity)
     record = json.dumps(dict(job.identity.fields), sort_keys=True, indent=1).encode()
     create_or_compare(store, layout.spec_key, record, same=lambda data: bool(json.loads(data) == json.loads(record)))
-    create_or_compare(
-        store, layout.plan_key, job.plan.to_parquet(), same=lambda data: Plan.from_parquet(data) == job.plan
-    )
+    # Whoever was first decided the boundaries; any plan of the same rows will do.
+    create_or_compare(store, layout.plan_key, job.plan.to_parquet(), same=lambda _: True)
+    return replace(job, plan=_standing_plan(store, layout, job.plan))
 
 
-def _standing_plan(store: Store, layout: Layout) -> Plan | None:
+def _standing_plan(store: Store, layout: Layout, wanted: Plan) -> Plan:
+    """Return the plan an output has, or the wanted one where it has none yet."""
     try:
-        return Plan.from_parquet(store.read(layout.plan_key))
+        standing = Plan.from_parquet(store.read(layout.plan_key))
     except KeyMissing:
-        return None
+        return wanted
+    if standing.num_rows != wanted.num_rows:
+        raise OutputError(
+            f"the plan in {store.url} is not one of this manifest",
+            found=f"{standing.num_rows:,} rows where the job has {wanted.num_rows:,}",
+            advice="it was damaged after it was written: choose another output folder",
+        )
+    return standing
 
 
 def _run(job: Job, store: Store, layout: Layout, held: Claim, observer: Observer) -> RunCounts:

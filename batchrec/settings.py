@@ -10,15 +10,12 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from batchrec.errors import UsageError
+from batchrec.jobfile import read_job_file
 from batchrec.spec import BACKENDS, DEVICES, POOLS, PRECISIONS, ImageLimits, JobSpec, StoreOptions
 
-MAX_JOB_FILE_BYTES = 1 << 20
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -192,7 +189,7 @@ def resolve_settings(
     values: dict[str, Any] = {setting.name: setting.default for setting in SETTINGS} | {_SOURCE: ()}
     origins = dict.fromkeys(values, "default")
     layers = [
-        (f"job file {job_file}", _read_job_file(job_file) if job_file else {}),
+        (f"job file {job_file}", _parse_all(f"the job file {job_file}", read_job_file(job_file)) if job_file else {}),
         ("environment", _from_environment(environ or {})),
         ("--set", _from_sets(sets)),
         ("flag", {**flags, **({_SOURCE: tuple(source)} if source else {})}),
@@ -210,41 +207,6 @@ def checked(plain: Mapping[str, Any]) -> dict[str, Any]:
         UsageError: Some are unknown or not of their type; all are listed.
     """
     return _parse_all("the call", plain)
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Takes no aliases, with which a few lines become gigabytes, and no setting twice."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not taken: write the value out")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        names = [key.value for key, _ in node.value]
-        if twice := sorted({str(name) for name in names if names.count(name) > 1}):
-            raise yaml.YAMLError(f"{', '.join(twice)}: there twice")
-        return super().construct_mapping(node, deep)
-
-
-def _read_job_file(path: str) -> dict[str, Any]:
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_JOB_FILE_BYTES + 1)
-        if len(data) > MAX_JOB_FILE_BYTES:
-            raise UsageError(f"the job file {path} is too large", advice="1 MiB is allowed")
-        plain = yaml.load(data, _PlainLoader) or {}  # noqa: S506  a safe loader that takes less
-    except OSError as error:
-        raise UsageError(f"the job file {path} cannot be read", found=error.strerror or str(error)) from error
-    except RecursionError as error:
-        raise UsageError(f"the job file {path} is nested too deep", advice="write name: value lines") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"the job file {path} is not YAML", found=" ".join(str(error).split())) from error
-    if not isinstance(plain, Mapping):
-        raise UsageError(
-            f"the job file {path} holds no settings", found=type(plain).__name__, advice="write name: value lines"
-        )
-    return _parse_all(f"the job file {path}", {str(name): value for name, value in plain.items()})
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -285,4 +247,19 @@ def _parse(name: str, value: Any) -> Any:
         return tuple(str(item) for item in items if item not in ("", None))
     if isinstance(value, (list, tuple, set, Mapping)):
         raise ValueError(f"one value is wanted, found a {type(value).__name__}")
-    return _BY_NAME[name].parse(str(value))
+    return parse_text(_BY_NAME[name], str(value))
+
+
+def parse_text(setting: Setting, text: str) -> Any:
+    """Parse the text of a setting.
+
+    Raises:
+        ValueError: It is not of the setting's kind; the message is for people.
+    """
+    if setting.choices and text not in setting.choices:
+        raise ValueError(f"{text!r} is not one of {', '.join(setting.choices)}")
+    try:
+        return setting.parse(text)
+    except ValueError as error:
+        kind = {int: "a whole number", float: "a number"}.get(setting.parse)  # type: ignore[call-overload]
+        raise ValueError(f"{text!r} is not {kind}" if kind else str(error)) from error

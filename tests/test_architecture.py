@@ -25,7 +25,7 @@ DOORS = {
     "s3fs": ("storage/",),
     "click": ("cli/",),
     "rich": ("report/", "cli/"),
-    "yaml": ("settings.py",),
+    "yaml": ("jobfile.py",),
 }
 MAX_MODULE_LINES, MAX_FUNCTION_LINES = 300, 60
 

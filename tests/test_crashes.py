@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import random
 import threading
 import uuid
@@ -105,6 +106,8 @@ def run(store: CrashingStore, *, workers: int = 1, watchful: bool = False) -> Ru
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coordinator, "_TICK_S", 0.005)
     monkeypatch.setattr(publishing, "PAUSE_S", 0.001)
+    # Processes die here, no machine does: what was written is there without waiting for the disk.
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture
@@ -148,7 +151,11 @@ def live(store: CrashingStore) -> bool:
 def test_a_job_disturbed_at_any_store_operation_ends_like_an_undisturbed_one(
     folders: Iterator[Store], undisturbed: str, moment: Moment
 ) -> None:
-    for at in itertools.count(1):
+    watched = CrashingStore(next(folders))
+    run(watched)
+    # Only a create may answer in a way that says nothing.
+    creates = [operation.startswith("create") for operation in watched.operations]
+    for at in (at for at, create in enumerate(creates, start=1) if create or moment is not Moment.ANSWER_LOST):
         store = next(folders)
         disturbed = CrashingStore(store, at, moment)
         lived = live(disturbed)
@@ -158,12 +165,8 @@ def test_a_job_disturbed_at_any_store_operation_ends_like_an_undisturbed_one(
         died_first = moment is Moment.BEFORE and disturbed.dead and disturbed.operations[-1] == put_success
         assert_sound_so_far(store, success=put_success in disturbed.operations and not died_first)
         standing = len(standing_parts(store, LAYOUT, len(PLAN)))
-        counts = run(CrashingStore(store))
-        assert counts.num_published == len(PLAN) - standing
+        assert run(CrashingStore(store)).num_published == len(PLAN) - standing
         assert_complete(store, undisturbed)
-        if at > len(disturbed.operations):
-            break
-    assert at > 25
 
 
 def test_a_job_that_dies_again_and_again_ends_too(folders: Iterator[Store], undisturbed: str) -> None:

@@ -14,8 +14,8 @@ import pytest
 
 import batchrec
 from batchrec.errors import OutputError
-from batchrec.output.verifying import verify
 from batchrec.manifest.planning import Plan
+from batchrec.output.verifying import verify
 
 Cli = Callable[..., tuple[int, str, str]]
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrec.errors import UsageError
-from batchrec.settings import MAX_JOB_FILE_BYTES, SETTINGS, Settings, checked, default_output, resolve_settings
+from batchrec.jobfile import MAX_JOB_FILE_BYTES
+from batchrec.settings import SETTINGS, Settings, checked, default_output, resolve_settings
 from batchrec.spec import ImageLimits, JobSpec, StoreOptions
 
 LAYERS = ("job file", "environment", "--set", "flag")

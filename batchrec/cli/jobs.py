@@ -59,9 +59,7 @@ def _run(spec: JobSpec, as_json: bool) -> int:
     observer = TerminalObserver(sys.stderr)
 
     def begin(job: Any) -> None:
-        # Shards that stand already are taken as full ones; only the last of a file may be shorter.
-        num_done = min(job.num_done * job.plan.rows_per_shard, job.plan.num_rows)
-        observer.begin(plan_lines(job.facts()), job.plan.num_rows, num_done)
+        observer.begin(plan_lines(job.facts()), job.plan.num_rows, job.num_rows_done)
 
     try:
         summary = run_job(spec, observer, on_plan=begin)

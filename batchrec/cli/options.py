@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from batchrec.errors import UsageError
-from batchrec.settings import SETTINGS, Setting, Settings, resolve_settings
+from batchrec.settings import SETTINGS, Setting, Settings, parse_text, resolve_settings
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _SHORT = {"output": "-o", "model": "-m"}
@@ -62,12 +62,4 @@ def settings_from(
 
 
 def _parsed(setting: Setting, value: Any) -> Any:
-    if setting.many or isinstance(value, bool):
-        return value
-    if setting.choices and value not in setting.choices:
-        raise ValueError(f"{value!r} is not one of {', '.join(setting.choices)}")
-    try:
-        return setting.parse(value)
-    except ValueError as error:
-        kind = {int: "a whole number", float: "a number"}.get(setting.parse)  # type: ignore[call-overload]
-        raise ValueError(f"{value!r} is not {kind}" if kind else str(error)) from error
+    return value if setting.many or isinstance(value, bool) else parse_text(setting, value)

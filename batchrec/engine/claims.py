@@ -28,6 +28,8 @@ from batchrec.storage import KeyExists, KeyMissing, Store, Uncertain
 BEAT_S = 10.0
 PATIENCE_S = 30.0
 MAX_LOOKS = 20
+# Nonces of claims this process let go of, in case the store would not take their last beat.
+_released: set[str] = set()
 _CLAIM = re.compile(r"(\d{8})\.json")
 
 
@@ -62,6 +64,8 @@ class Driver:
 
     def is_dead(self) -> bool:
         """Whether the process, known to be of this machine, is gone."""
+        if self.pid == os.getpid() and self.nonce in _released:
+            return True
         try:
             return _pid_started(self.pid) != self.pid_started
         except PermissionError:
@@ -122,15 +126,14 @@ class Claim:
         """Stop beating and say that this driver ended, so that the next one need not wait."""
         self._ended.set()
         self._thread.join()
-        # Advisory: without it the next driver waits for a beat that does not come.
-        with suppress(BatchrecError, Uncertain):
-            self._beat(ended=True)
+        _released.add(self.driver.nonce)
+        # Without it the next driver waits for a beat that does not come.
+        self._beat(ended=True)
 
     def _beat_on(self) -> None:
         while not self._ended.wait(self._beat_s):
             # A missed beat costs nothing, parts are what counts; nor must it hide who took over.
-            with suppress(BatchrecError, Uncertain):
-                self._beat(ended=False)
+            self._beat(ended=False)
             with suppress(BatchrecError):
                 self.look()
 

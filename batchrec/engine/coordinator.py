@@ -128,7 +128,7 @@ class Coordinator:
             case WorkerFailed():
                 if isinstance(event.error, Refused):
                     raise event.error
-                self._replace(event.worker, f"it failed while starting: {event.error}")
+                self._replace(event.worker, f"it failed while starting: {event.error}", event.error)
             case WorkerLost():
                 self._replace(event.worker, event.reason)
 
@@ -157,7 +157,7 @@ class Coordinator:
         if given_up and isinstance(event.error, Resumable):
             raise event.error
 
-    def _replace(self, worker: int, reason: str) -> None:
+    def _replace(self, worker: int, reason: str, error: Exception | None = None) -> None:
         self._ready.discard(worker)
         self.counts.num_workers_lost += 1
         self._losses_in_a_row += 1
@@ -165,6 +165,8 @@ class Coordinator:
             self._reasons[attempt.shard.index] = f"its worker was lost: {reason}"
             self._ledger.lose(attempt.attempt_id)
         if self._losses_in_a_row >= MAX_LOSSES_IN_A_ROW:
+            if isinstance(error, Resumable):
+                raise error
             raise WorkersLost(
                 f"{self._losses_in_a_row} workers in a row were lost without finishing a shard",
                 found=reason,
@@ -200,6 +202,7 @@ class Coordinator:
 
     def _settle_abandoned(self) -> None:
         for shard in self._ledger.abandoned():
+            self._stop_if_asked()
             reason = self._reasons.get(shard.index, "no reason is known")
             self._observer.say(f"shard {shard.index} is given up, its rows become shard_failed: {reason}")
             self._abandon(shard, reason)

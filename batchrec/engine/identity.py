@@ -72,13 +72,22 @@ def identify(spec: JobSpec, manifest: Manifest, model: ModelSpec, precision: str
     )
 
 
+def refuse_other_job(store: Store, standing: Identity, wanted: Identity) -> None:
+    """Refuse an output folder that is bound to another job.
+
+    Raises:
+        OutputError: It is; the message says what differs, field by field.
+    """
+    _refuse_difference(store, _as_record(standing), _as_record(wanted))
+
+
 def bind(store: Store, identity: Identity) -> None:
     """Make the output folder this job's, or find that it is already.
 
     Raises:
         OutputError: It is another job's; the message says what differs, field by field.
     """
-    record = {"format": _FORMAT, "job_id": identity.job_id, "identity": identity.fields}
+    record = _as_record(identity)
 
     def same(standing: bytes) -> bool:
         _refuse_difference(store, _record(store, standing), record)
@@ -93,6 +102,10 @@ def bound_identity(store: Store) -> Identity | None:
         return Identity(_record(store, store.read(OUTPUT_KEY))["identity"])
     except KeyMissing:
         return None
+
+
+def _as_record(identity: Identity) -> dict[str, Any]:
+    return {"format": _FORMAT, "job_id": identity.job_id, "identity": dict(identity.fields)}
 
 
 def _record(store: Store, data: bytes) -> dict[str, Any]:

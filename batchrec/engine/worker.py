@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from batchrec.engine.pool import LiveCounts
-from batchrec.errors import CODES, AccessLost, ErrorCode
+from batchrec.errors import CODES, AccessError, AccessLost, ErrorCode
 from batchrec.manifest.definition import Manifest
 from batchrec.manifest.rows import RowReader
 from batchrec.models.backends import open_backend
 from batchrec.models.bundle import ModelSpec
 from batchrec.output.layout import Layout
-from batchrec.output.parts import encode_part, publish_part
+from batchrec.output.parts import PartFooter, encode_part, publish_part
 from batchrec.output.rows import prediction_rows
 from batchrec.pipeline.collecting import ShardPredictions
 from batchrec.pipeline.decoding import Decoder
@@ -28,6 +28,8 @@ from batchrec.storage import ImageReader, UriPolicy, open_store, probe
 
 #: A shard with more than this share of rows under one systemic code is not published.
 _SYSTEMIC_SHARE = 0.5
+#: ... unless it has fewer such rows than this: one denied image must not hold up a job for good.
+_SYSTEMIC_ROWS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,7 @@ class Worker:
             attempt_id=attempt.attempt_id,
             facts=self._facts,
         )
-        standing = publish_part(self._store, self._layout.part_key(attempt.shard.index), data)
+        standing = self._publish(attempt, data)
         stats = replace(
             predictions.stats, written_bytes=len(data), write_s=predictions.stats.write_s + time.perf_counter() - began
         )
@@ -161,6 +163,13 @@ class Worker:
             first_row_at=predictions.first_row_at,
             last_row_at=predictions.last_row_at,
         )
+
+    def _publish(self, attempt: Attempt, data: bytes) -> PartFooter:
+        try:
+            return publish_part(self._store, self._layout.part_key(attempt.shard.index), data)
+        except AccessError as error:
+            # The store took the probe, so this is access lost in mid-run: nothing to refuse the job for.
+            raise AccessLost(error.cause, found=error.found, advice=error.advice) from error
 
     def live_counts(self) -> LiveCounts:
         """Return how many images this worker has finished with, in published shards or not."""
@@ -176,7 +185,7 @@ class Worker:
 def _refuse_systemic(predictions: ShardPredictions) -> None:
     for code, count in predictions.stats.num_errors.items():
         facts = CODES[ErrorCode(code)]
-        if facts.systemic and count > _SYSTEMIC_SHARE * predictions.stats.num_rows:
+        if facts.systemic and count >= max(_SYSTEMIC_ROWS, _SYSTEMIC_SHARE * predictions.stats.num_rows):
             example = next(error for error in predictions.errors.values() if error.code == code)
             raise AccessLost(
                 f"{count} of {predictions.stats.num_rows} images of a shard are {code}",

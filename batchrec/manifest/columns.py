@@ -80,7 +80,7 @@ def check_same_columns(columns: Columns, first: pa.Schema, first_name: str, othe
         raise ManifestError(
             "the manifest's files have different columns",
             found=f"{name!r} is {expected} in {first_name} but {what} in {other_name}",
-            advice="Write all files with one schema, or give them as separate jobs",
+            advice="write all files with one schema, or give them as separate jobs",
         )
     for name in columns.read:
         _check_unique(other, name)
@@ -143,7 +143,7 @@ def _found_uri(schema: pa.Schema) -> tuple[str, ...]:
     raise ManifestError(
         "the manifest has no column of image URIs",
         found=f"columns {_shown(schema.names)}",
-        advice=f"Name it with --uri-col{_text_columns(schema)}; without the flag these names are tried: "
+        advice=f"name it with --uri-col{_text_columns(schema)}; without the flag these names are tried: "
         f"{', '.join(URI_NAMES)}, or bucket and key together",
     )
 
@@ -167,11 +167,11 @@ def _asked_uri(schema: pa.Schema, name: str) -> tuple[str, ...]:
 def _wrong_uri_type(schema: pa.Schema, name: str) -> ManifestError:
     kind = _type_of(schema, name)
     if pa.types.is_struct(kind):
-        advice = "Images inside a manifest are not read: write them to files, or name another column with --uri-col"
+        advice = "images inside a manifest are not read: write them to files, or name another column with --uri-col"
     elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        advice = "Cast it to a string column, or name another with --uri-col"
+        advice = "cast it to a string column, or name another with --uri-col"
     else:
-        advice = f"Name a column of strings with --uri-col{_text_columns(schema)}"
+        advice = f"name a column of strings with --uri-col{_text_columns(schema)}"
     return ManifestError(f"column {name!r} cannot hold image URIs", found=f"type {kind}", advice=advice)
 
 
@@ -179,7 +179,7 @@ def _asked_id(schema: pa.Schema, name: str) -> str:
     if name not in schema.names:
         raise _missing("--id-col", name, schema)
     if not is_id(kind := _type_of(schema, name)):
-        advice = "Ids are strings or integers: name another column with --id-col, or cast it"
+        advice = "ids are strings or integers: name another column with --id-col, or cast it"
         raise ManifestError(f"column {name!r} cannot hold image ids", found=f"type {kind}", advice=advice)
     return name
 
@@ -195,7 +195,7 @@ def _check_passthrough(schema: pa.Schema, names: Iterable[str]) -> None:
             raise ManifestError(
                 f"pass-through column {name!r} has the name of an output column",
                 found=f"output columns {', '.join(sorted(OUTPUT_NAMES))}",
-                advice="Leave it out of --passthrough, or rename it in the manifest",
+                advice="leave it out of --passthrough, or rename it in the manifest",
             )
         if name not in schema.names:
             raise _missing("--passthrough", name, schema)
@@ -203,7 +203,7 @@ def _check_passthrough(schema: pa.Schema, names: Iterable[str]) -> None:
 
 def _check_unique(schema: pa.Schema, name: str) -> None:
     if (count := len(schema.get_all_field_indices(name))) > 1:
-        advice = "Rename all but one of them in the manifest"
+        advice = "rename all but one of them in the manifest"
         raise ManifestError(f"column {name!r} is there {count} times", found=_shown(schema.names), advice=advice)
 
 

@@ -104,18 +104,18 @@ def _first_bytes(stream: BinaryIO) -> bytes:
 
 
 def _damaged(uri: str, found: str) -> ManifestError:
-    return ManifestError(f"the Parquet footer of {uri} is damaged", found=found, advice="Write the file again")
+    return ManifestError(f"the Parquet footer of {uri} is damaged", found=found, advice="write the file again")
 
 
 def _not_parquet(uri: str, size: int, head: bytes, tail: bytes) -> ManifestError:
     if not size:
-        return ManifestError(f"{uri} is not Parquet", found="0 bytes", advice="Write the file again")
+        return ManifestError(f"{uri} is not Parquet", found="0 bytes", advice="write the file again")
     if tail[-4:] == _ENCRYPTED_MAGIC or head[:4] == _ENCRYPTED_MAGIC:
-        advice = "Write the manifest without encryption"
+        advice = "write the manifest without encryption"
         return ManifestError(f"{uri} is encrypted Parquet", found="the magic PARE", advice=advice)
     if head[:4] == _MAGIC:
         found = f"it begins as Parquet but its {size} bytes end without a footer"
-        return ManifestError(f"{uri} is cut off", found=found, advice="Copy or write the file again")
+        return ManifestError(f"{uri} is cut off", found=found, advice="copy or write the file again")
     looks_like, advice = _guess(head)
     return ManifestError(f"{uri} is not Parquet", found=looks_like, advice=advice.format(uri=uri))
 

@@ -43,7 +43,7 @@ def open_manifest(spec: JobSpec) -> Manifest:
     manifest = Manifest(files=listed, root=root, columns=columns)
     if not manifest.num_rows:
         found = f"{len(files)} file{'s' if len(files) > 1 else ''} with 0 rows"
-        raise ManifestError(f"the manifest {_sources(spec)} has no rows", found=found, advice="List at least one image")
+        raise ManifestError(f"the manifest {_sources(spec)} has no rows", found=found, advice="list at least one image")
     return manifest
 
 
@@ -64,7 +64,7 @@ def _inputs(spec: JobSpec) -> tuple[list[InputFile], str]:
     for source in spec.source:
         found = list_inputs(source, spec.store)
         if not found:
-            advice = "Give a Parquet file, a folder of them, or a quoted glob"
+            advice = "give a Parquet file, a folder of them, or a quoted glob"
             raise ManifestError(f"no manifest at {source}", found="no Parquet file", advice=advice)
         files += found
         roots.setdefault(_root(source, found), source)
@@ -73,7 +73,7 @@ def _inputs(spec: JobSpec) -> tuple[list[InputFile], str]:
         raise ManifestError(
             "the manifest's files start from different folders, so relative image URIs have no one meaning",
             found=", ".join(roots),
-            advice="Give the folder they share or one quoted glob, or run them as separate jobs",
+            advice="give the folder they share or one quoted glob, or run them as separate jobs",
         )
     return files, next(iter(roots))
 
@@ -82,7 +82,7 @@ def _check_each_once(files: list[InputFile]) -> None:
     seen: set[str] = set()
     for file in files:
         if file.uri in seen:
-            raise ManifestError("a manifest file is named twice", found=file.uri, advice="Name each file once")
+            raise ManifestError("a manifest file is named twice", found=file.uri, advice="name each file once")
         seen.add(file.uri)
 
 

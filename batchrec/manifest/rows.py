@@ -120,7 +120,7 @@ class _OpenFile:
             raise ManifestError(
                 f"rows {first_row} to {first_row + num_rows} of the manifest {self._planned.uri} cannot be decoded",
                 found=str(error),
-                advice="Write the file again and start a new job",
+                advice="write the file again and start a new job",
             ) from error
         if tail_sha256(self._stream) != self._tail_sha256:
             raise _changed(self._planned, "other bytes at its end than when it was opened")
@@ -200,7 +200,7 @@ def _changed(planned: ManifestFile, found: str) -> ManifestError:
         f"the manifest {planned.uri} changed since the job was planned "
         f"({planned.size} bytes, footer {planned.footer_sha256[:12]})",
         found=found,
-        advice="Put the planned file back to resume, or start a new job in another output folder",
+        advice="put the planned file back to resume, or start a new job in another output folder",
     )
 
 

@@ -56,12 +56,18 @@ class Output:
 
     @cached_property
     def parts(self) -> list[str]:
-        """Keys of the parts that stand, in plan order; none while there is no plan."""
+        """Keys of the parts that stand, in plan order; none while there is no plan.
+
+        Raises:
+            OutputError: The plan is damaged.
+        """
         try:
             with self.store.open(self.layout.plan_key) as plan:
                 num_shards = pq.ParquetFile(pa.PythonFile(plan, mode="r")).metadata.num_rows
         except KeyMissing:
             return []
+        except pa.ArrowException as error:
+            raise OutputError(f"{self.store.url}/{self.layout.plan_key} is damaged", found=str(error)) from error
         return [self.layout.part_key(shard) for shard in sorted(standing_parts(self.store, self.layout, num_shards))]
 
     def predictions(self) -> ds.Dataset:
@@ -85,9 +91,18 @@ class Output:
             OutputError: No part stands yet, or the table is gone.
         """
         if self.seal is not None:
-            return read_table(io.BytesIO(self._read(self.layout.errors_key, "`batchrec verify` says what else is")))
+            return self._sealed_errors()
         columns = ["image_id", "uri", "row", "error_code", "error_detail", "attempt"]
         return self.predictions().to_table(columns=columns, use_threads=False, filter=pc.field("status") == ERROR)
+
+    def _sealed_errors(self) -> pa.Table:
+        key, advice = self.layout.errors_key, "`batchrec verify` says what else is"
+        try:
+            return read_table(io.BytesIO(self._read(key, advice)))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise OutputError(
+                f"{self.store.url}/{key} is damaged", found=str(error).split("\n")[0], advice=advice
+            ) from error
 
     def report(self) -> dict[str, Any]:
         """Return the report of the latest run.
@@ -101,14 +116,15 @@ class Output:
         """Return what the running coordinator last said; None if it never did."""
         try:
             return dict(json.loads(self.store.read(self.layout.progress_key)))
-        except KeyMissing:
-            return None
+        except (KeyMissing, ValueError, TypeError):
+            return None  # advisory, and perhaps being rewritten
 
     def _json(self, key: str, advice: str) -> dict[str, Any]:
         try:
             return dict(json.loads(self._read(key, advice)))
         except (ValueError, TypeError) as error:
-            raise OutputError(f"{self.store.url}/{key} cannot be read", found=str(error), advice=advice) from error
+            damaged = "it was damaged after it was written; `batchrec verify` checks the rows"
+            raise OutputError(f"{self.store.url}/{key} cannot be read", found=str(error), advice=damaged) from error
 
     def _read(self, key: str, advice: str) -> bytes:
         try:

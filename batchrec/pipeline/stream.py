@@ -25,6 +25,7 @@ from batchrec.pipeline.decoding import Decoder
 from batchrec.storage import ImageReader
 
 MAX_BUFFERED_BYTES = 128 * 2**20
+_CLOSING_S = 10.0
 
 
 class Stream:
@@ -93,7 +94,8 @@ class Stream:
         """End all threads; shards under way end with an error."""
         self._bench.close()
         for thread in self._threads:
-            thread.join()
+            # A decoder that hangs keeps its thread; the process must be able to end without it.
+            thread.join(_CLOSING_S)
         for collector in list(self._under_way):
             collector.abort(RuntimeError("the stream was closed"))
 

@@ -119,7 +119,7 @@ class RunSummary:
             OutputError: It is of another schema version, or a field is missing or of a wrong kind.
         """
         if (version := content.get("schema_version")) != SCHEMA_VERSION:
-            advice = "Read it with the batchrec that wrote it, or run the job again to rewrite it"
+            advice = "read it with the batchrec that wrote it, or run the job again to rewrite it"
             raise OutputError("report.json is of another version", found=f"schema_version {version!r}", advice=advice)
         try:
             known = _known(cls, content)
@@ -130,7 +130,7 @@ class RunSummary:
             known["errors"] = {code: ErrorExample(**_known(ErrorExample, error)) for code, error in errors}
             return cls(**known)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            advice = "Run the job's command again to rewrite it"
+            advice = "run the job's command again to rewrite it"
             raise OutputError("report.json cannot be used", found=str(error), advice=advice) from error
 
 

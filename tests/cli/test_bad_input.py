@@ -53,7 +53,7 @@ def test_a_column_that_is_not_there_names_those_that_are(complaint: Complaint, m
 
 def test_a_manifest_without_uris_names_the_flag(complaint: Complaint, tmp_path: Path, out: Path) -> None:
     pq.write_table(pa.table({"picture": ["a.jpg"], "price": [1.5]}), tmp_path / "m.parquet")
-    assert "Name it with --uri-col (columns of strings: 'picture')" in complaint(
+    assert "name it with --uri-col (columns of strings: 'picture')" in complaint(
         3, "submit", tmp_path / "m.parquet", "-o", out
     )
 
@@ -64,8 +64,8 @@ def test_a_manifest_without_uris_names_the_flag(complaint: Complaint, tmp_path: 
         ("m.csv", b"uri,price\na.jpg,1\n", "CSV, first line 'uri,price'", "duckdb -c"),
         ("m.jsonl", b'{"uri": "a.jpg"}\n{"uri": "b.jpg"}\n', "JSONL", "duckdb -c"),
         ("m.jpg", b"\xff\xd8\xff\xe0" + bytes(500), "a JPEG image", "Give the Parquet file that lists the images"),
-        ("m.parquet", b"", "0 bytes", "Write the file again"),
-        ("m.parquet", b"PAR1" + bytes(200), "end without a footer", "Copy or write the file again"),
+        ("m.parquet", b"", "0 bytes", "write the file again"),
+        ("m.parquet", b"PAR1" + bytes(200), "end without a footer", "copy or write the file again"),
         ("m.parquet", b"<html>Not found</html>", "HTML or XML", "it may be an error page"),
     ],
     ids=["csv", "jsonl", "image", "empty-file", "truncated", "error-page"],
@@ -163,7 +163,7 @@ def test_several_manifests_without_an_output(complaint: Complaint, manifest: Pat
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        (["--topk", "3"], "'--topk'. did you mean '--top-k'?"),
+        (["--topk", "3"], "'--topk'; did you mean '--top-k'?"),
         (["--set", "topk=3"], "topk: unknown setting, perhaps top_k"),
         (["--set", "top_k"], "--set top_k has no value"),
         (["--job", "nothing.yaml"], "the job file nothing.yaml cannot be read (found: No such file or directory)"),

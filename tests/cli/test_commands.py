@@ -105,7 +105,7 @@ def test_sample_refuses_a_folder_that_holds_something(run_cli: Cli, tmp_path: Pa
     (tmp_path / "mine.txt").write_text("mine")
     code, out, err = run_cli("sample", tmp_path, "--images", 2)
     assert (code, out) == (2, "")
-    assert err == f"batchrec: {tmp_path} is not empty. name a new folder, or remove this one first\n"
+    assert err == f"batchrec: {tmp_path} is not empty; name a new folder, or remove this one first\n"
     assert run_cli("sample", tmp_path / "mine.txt")[0] == 2
     assert names_below(tmp_path) == {"mine.txt"}
 

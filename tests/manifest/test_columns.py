@@ -35,7 +35,7 @@ def test_the_exact_spelling_wins_over_another_case():
 def test_a_struct_of_images_is_passed_over_for_a_column_of_text():
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     assert chosen([("image", image), ("file_name", pa.string())]).uri == ("file_name",)
-    with pytest.raises(ManifestError, match="Images inside a manifest are not read"):
+    with pytest.raises(ManifestError, match="images inside a manifest are not read"):
         chosen([("image", image)])
 
 

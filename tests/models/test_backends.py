@@ -187,3 +187,15 @@ def test_without_openvino_torch_is_tried_alone(small_model, fresh_cache, monkeyp
     )
     assert backend.name == "torch-eager"
     assert line.startswith("torch-eager fp32, ")
+
+
+@pytest.mark.slow
+def test_a_vision_transformer_is_converted_too(draw_weights, noise):
+    from safetensors.torch import save_file
+    from torchvision.models import get_model
+
+    path = draw_weights("shufflenet_v2_x0_5", 3).with_name("vit.safetensors")
+    save_file(get_model("vit_b_32", num_classes=20).state_dict(), path)
+    model = resolve_model(f"file:{path}+vit_b_32")
+    ours, theirs = (opened(model, name, top_k=20).predict(noise) for name in ("openvino", "torch-eager"))
+    np.testing.assert_allclose(by_label(ours), by_label(theirs), atol=1e-5)

@@ -120,6 +120,12 @@ def test_the_report_is_read_back_or_its_lack_explained(complete: Store) -> None:
         batchrec.open(complete.url).report()
 
 
+def test_a_damaged_plan_is_an_error_and_no_crash(complete: Store) -> None:
+    complete.overwrite(LAYOUT.plan_key, b"PAR1")
+    with pytest.raises(OutputError, match=r"plan\.parquet is damaged"):
+        batchrec.open(complete.url).predictions()
+
+
 def test_lost_errors_are_an_error_and_no_crash(complete: Store) -> None:
     complete.delete(LAYOUT.errors_key)
     with pytest.raises(OutputError, match=r"errors\.parquet is not there"):

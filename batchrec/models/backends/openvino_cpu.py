@@ -7,6 +7,8 @@ import shutil
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -171,7 +173,7 @@ def _convert(model: ModelSpec, batch_size: int) -> Model:
     side = model.preprocess.crop
     example = torch.zeros(batch_size, 3, side, side)
     network = build_model(model)
-    with warnings.catch_warnings():
+    with _traceable_attention(), warnings.catch_warnings():
         # Tracing warns of every shape it fixes; the shape is meant to be fixed.
         warnings.simplefilter("ignore")
         try:
@@ -181,6 +183,19 @@ def _convert(model: ModelSpec, batch_size: int) -> Model:
             raise BackendUnavailable(f"openvino cannot convert {model.architecture}", found=found) from error
     graph.reshape([batch_size, 3, side, side])
     return _with_preprocessing(graph, model)
+
+
+@contextmanager
+def _traceable_attention() -> Iterator[None]:
+    # torch's fused attention, used where it can be, traces to an operation no converter knows.
+    from torch.backends import mha
+
+    fused = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        mha.set_fastpath_enabled(fused)
 
 
 def _conversion_failures() -> tuple[type[Exception], ...]:
