@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchrec.settings import checked, resolve_settings
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from batchrec.spec import StoreOptions
 
 
-def submit(source: str | Sequence[str], **settings: Any) -> RunSummary:
+def submit(source: str | Path | Sequence[str | Path], **settings: Any) -> RunSummary:
     """Run a job to its end, or resume it.
 
     Args:
@@ -30,8 +31,8 @@ def submit(source: str | Sequence[str], **settings: Any) -> RunSummary:
     """
     from batchrec.job import run_job
 
-    sources = (source,) if isinstance(source, str) else tuple(source)
-    return run_job(resolve_settings(sources, checked(settings)).to_spec())
+    sources = (source,) if isinstance(source, str | Path) else tuple(source)
+    return run_job(resolve_settings([str(each) for each in sources], checked(settings)).to_spec())
 
 
 def open(url: str, store: StoreOptions | None = None) -> Output:  # noqa: A001  read as batchrec.open

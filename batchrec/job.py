@@ -107,7 +107,7 @@ def plan_job(spec: JobSpec) -> Job:
     """
     manifest = open_manifest(spec)
     model = resolve_model(spec.model, labels=spec.labels)
-    placement = place(spec.device, spec.workers)
+    placement = place(spec.device, 1 if spec.pool == "inline" else spec.workers)
     precision = resolve_precision(spec.precision, placement.device)
     identity = identify(spec, manifest, model, precision)
     rows = spec.rows_per_shard or rows_per_shard(min(manifest.num_rows, spec.limit or manifest.num_rows))
@@ -190,7 +190,7 @@ def _prepare(store: Store, layout: Layout, job: Job) -> Job:
     probe(store)
     bind(store, job.identity)
     record = json.dumps(dict(job.identity.fields), sort_keys=True, indent=1).encode()
-    create_or_compare(store, layout.spec_key, record, same=lambda data: bool(json.loads(data) == json.loads(record)))
+    create_or_compare(store, layout.spec_key, record, same=lambda _: True)  # for people; OUTPUT.json binds
     # Whoever was first decided the boundaries; any plan of the same rows will do.
     create_or_compare(store, layout.plan_key, job.plan.to_parquet(), same=lambda _: True)
     return replace(job, plan=_standing_plan(store, layout, job.plan))

@@ -9,6 +9,7 @@ one row for each image. Ratio: our median time over theirs.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import statistics
 import subprocess
@@ -30,18 +31,20 @@ def absolute_manifest(archive: Path) -> Path:
     return path
 
 
-def run(name: str, command: list[str], out: Path, num_images: int, log: Path) -> float:
-    """Time one whole process and check that it did the work."""
+def run(name: str, command: list[str], out: Path, num_images: int, log: Path, peers: Path) -> float | None:
+    """Time one whole process; None if it did not do the work."""
     shutil.rmtree(out, ignore_errors=True)
     began = time.perf_counter()
     with log.open("ab") as stream:
-        done = subprocess.run(command, stdout=stream, stderr=stream)
+        # Workers that a peer starts elsewhere find its modules and its interpreter by these.
+        found = {"PYTHONPATH": str(peers), "PYSPARK_PYTHON": command[0]} if name != "batchrec" else {}
+        done = subprocess.run(command, stdout=stream, stderr=stream, env={**os.environ, **found})
     wall_s = time.perf_counter() - began
-    rows = ds.dataset(
-        sorted(map(str, (out / "predictions" if name == "batchrec" else out).rglob("*.parquet")))
-    ).count_rows()
+    parts = sorted(map(str, (out / "predictions" if name == "batchrec" else out).rglob("*.parquet")))
+    rows = ds.dataset(parts).count_rows() if parts else 0
     if done.returncode or rows != num_images:
-        raise SystemExit(f"{name}: exit {done.returncode}, {rows} rows of {num_images}; see {log}")
+        print(f"{name} failed: exit {done.returncode}, {rows} rows of {num_images}; see {log}", flush=True)
+        return None
     return wall_s
 
 
@@ -51,6 +54,7 @@ def main() -> None:
     parser.add_argument("--weights", required=True)
     parser.add_argument("--peers", type=Path, required=True)
     parser.add_argument("--names", default="dataloader,daft,spark,raydata,raydata_fused")
+    parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has the peers installed")
     parser.add_argument("--kernel", default="fp32")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scratch", type=Path, default=Path("/tmp/batchrec-compare"))
@@ -61,14 +65,17 @@ def main() -> None:
     ours = ["-m", "batchrec", "submit", str(manifest), "-m", f"file:{arguments.weights}+resnet18"]
     commands = {"batchrec": [sys.executable, *ours, "-o", str(arguments.scratch / "batchrec")]}
     for name in filter(None, arguments.names.split(",")):
-        peer = [sys.executable, str(arguments.peers / f"peer_{name}.py"), str(manifest), str(arguments.scratch / name)]
+        script, out = arguments.peers / f"peer_{name}.py", arguments.scratch / name
+        peer = [arguments.peer_python, str(script), str(manifest), str(out)]
         commands[name] = [*peer, "--weights", arguments.weights, "--kernel", arguments.kernel]
     times: dict[str, list[float]] = defaultdict(list)
     for number in range(arguments.rounds):
         for name, command in commands.items():
-            wall_s = run(name, command, arguments.scratch / name, num_images, arguments.scratch / f"{name}.log")
-            times[name].append(wall_s)
-            print(f"round {number}: {name} {wall_s:.1f} s", flush=True)
+            log = arguments.scratch / f"{name}.log"
+            wall_s = run(name, command, arguments.scratch / name, num_images, log, arguments.peers)
+            if wall_s is not None:
+                times[name].append(wall_s)
+                print(f"round {number}: {name} {wall_s:.1f} s", flush=True)
     best = statistics.median(times["batchrec"])
     for name, seconds in times.items():
         median = statistics.median(seconds)

@@ -23,12 +23,18 @@ EXIT_FAULTS = 3
 def _output_verb(function: _F) -> _F:
     """Add what every verb on an output folder takes."""
     function = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON")(function)
-    function = click.option("--s3-endpoint", metavar="URL", help="URL of the S3 endpoint")(function)
+    function = click.option("--s3-region", metavar="TEXT", envvar="BATCHREC_S3_REGION", help="Region of the bucket")(
+        function
+    )
+    endpoint = click.option(
+        "--s3-endpoint", metavar="URL", envvar="BATCHREC_S3_ENDPOINT", help="URL of the S3 endpoint"
+    )
+    function = endpoint(function)
     return click.argument("output")(function)
 
 
-def _open(output: str, s3_endpoint: str | None) -> Output:
-    return open_output(output, StoreOptions(endpoint=s3_endpoint))
+def _open(output: str, s3_endpoint: str | None, s3_region: str | None) -> Output:
+    return open_output(output, StoreOptions(endpoint=s3_endpoint, region=s3_region))
 
 
 def _plan_of(opened: Output) -> Any:
@@ -47,9 +53,9 @@ def _plan_of(opened: Output) -> Any:
 
 @click.command()
 @_output_verb
-def status(output: str, s3_endpoint: str | None, as_json: bool) -> int:
+def status(output: str, s3_endpoint: str | None, s3_region: str | None, as_json: bool) -> int:
     """Say how far the job of an output folder is."""
-    opened = _open(output, s3_endpoint)
+    opened = _open(output, s3_endpoint, s3_region)
     num_shards = len(_plan_of(opened))
     facts = {
         "job_id": opened.job_id,
@@ -75,12 +81,12 @@ def _count(number: int, noun: str) -> str:
 
 @click.command()
 @_output_verb
-def report(output: str, s3_endpoint: str | None, as_json: bool) -> int:
+def report(output: str, s3_endpoint: str | None, s3_region: str | None, as_json: bool) -> int:
     """Print the report of the latest run."""
     from batchrec.report.summary import RunSummary
     from batchrec.report.terminal import print_report
 
-    plain = _open(output, s3_endpoint).report()
+    plain = _open(output, s3_endpoint, s3_region).report()
     if as_json:
         click.echo(json.dumps(plain, indent=1))
     else:
@@ -94,11 +100,13 @@ def report(output: str, s3_endpoint: str | None, as_json: bool) -> int:
 @click.option(
     "--limit", type=click.IntRange(min=0), default=20, show_default=True, help="Rows or groups to print; 0 for all"
 )
-def errors(output: str, s3_endpoint: str | None, as_json: bool, by: str | None, limit: int) -> int:
+def errors(
+    output: str, s3_endpoint: str | None, s3_region: str | None, as_json: bool, by: str | None, limit: int
+) -> int:
     """List the rows without a prediction, or count them."""
     from batchrec.report.failures import count_by, error_lines
 
-    rows = _open(output, s3_endpoint).errors().to_pylist()
+    rows = _open(output, s3_endpoint, s3_region).errors().to_pylist()
     counted = count_by(rows, by) if by else None
     if as_json:
         click.echo(json.dumps(counted if counted is not None else rows[: limit or None], indent=1))
@@ -110,11 +118,11 @@ def errors(output: str, s3_endpoint: str | None, as_json: bool, by: str | None, 
 
 @click.command()
 @_output_verb
-def verify(output: str, s3_endpoint: str | None, as_json: bool) -> int:
+def verify(output: str, s3_endpoint: str | None, s3_region: str | None, as_json: bool) -> int:
     """Check every invariant of an output, reading every row."""
     from batchrec.output.verifying import verify as check
 
-    opened = _open(output, s3_endpoint)
+    opened = _open(output, s3_endpoint, s3_region)
     found = check(opened.store, opened.layout, list(_plan_of(opened)))
     if as_json:
         facts = {"faults": found.faults, "notes": found.notes, "complete": found.complete}

@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NoReturn, Protocol
 
-from batchrec.engine.ledger import Ledger, ShardState
+from batchrec.engine.ledger import MAX_LOST, Ledger, ShardState
 from batchrec.engine.pool import AttemptFailed, AttemptPublished, Event, Pool, WorkerFailed, WorkerLost, WorkerReady
 from batchrec.errors import AccessLost, DeadlineReached, Refused, Resumable, Superseded, WorkersLost
 from batchrec.records import Shard, WorkerFacts
 from batchrec.stats import ShardStats
 
-#: Workers that may fail or be lost in a row, with no part published between, before the run gives up.
-MAX_LOSSES_IN_A_ROW = 5
+#: What may happen in a row, with no part published between, before the run ends. Two shards that kill their
+#: workers to the cap are passed; a machine that kills every worker is not.
+MAX_STARTS_FAILED_IN_A_ROW = 5
+MAX_LOSSES_IN_A_ROW = 2 * MAX_LOST + 5
+MAX_FAILED_IN_A_ROW = 10
 #: Shards in a row that met a systemic fault before the run gives up.
 MAX_ACCESS_LOST_IN_A_ROW = 3
 _TICK_S = 0.5
@@ -31,6 +34,7 @@ class RunCounts:
         num_attempts_failed: Attempts that raised.
         num_workers_lost: Workers that died, or failed while starting.
         num_published: Parts published.
+        num_given_up: Shards past their caps, published as errors.
         first_row_at: When the first image was taken up, in Unix seconds; None before.
         last_row_at: When the last image ended.
     """
@@ -40,6 +44,7 @@ class RunCounts:
     num_attempts_failed: int = 0
     num_workers_lost: int = 0
     num_published: int = 0
+    num_given_up: int = 0
     first_row_at: float | None = None
     last_row_at: float | None = None
 
@@ -83,8 +88,10 @@ class Coordinator:
         self._clock, self._began, self._deadline_s = clock, clock(), deadline_s
         self._ready: set[int] = set()
         self._published_by: dict[int, ShardStats] = {}
-        self._reasons: dict[int, str] = {}
-        self._losses_in_a_row = self._access_lost_in_a_row = 0
+        self._abandoned: dict[Shard, str] = {}
+        self._unfinished: Resumable | None = None
+        self._starts_failed_in_a_row = self._losses_in_a_row = 0
+        self._failed_in_a_row = self._access_lost_in_a_row = 0
         self._said_waiting_at = clock()
         self.counts = RunCounts()
 
@@ -105,6 +112,8 @@ class Coordinator:
                 self._feed()
                 self._tell()
             self._settle_abandoned()
+            if self._unfinished is not None:
+                raise self._unfinished
         finally:
             self._pool.close()
         return self.counts
@@ -133,7 +142,8 @@ class Coordinator:
                 self._replace(event.worker, event.reason)
 
     def _take_published(self, event: AttemptPublished) -> None:
-        self._losses_in_a_row = self._access_lost_in_a_row = 0
+        self._starts_failed_in_a_row = self._losses_in_a_row = 0
+        self._failed_in_a_row = self._access_lost_in_a_row = 0
         if not self._ledger.publish(event.attempt.attempt_id):
             return
         result, counts = event.result, self.counts
@@ -142,38 +152,46 @@ class Coordinator:
         counts.first_row_at = min(result.first_row_at, counts.first_row_at or result.first_row_at)
         counts.last_row_at = max(result.last_row_at, counts.last_row_at or result.last_row_at)
         self._published_by[event.worker] = self._published_by.get(event.worker, ShardStats()) + result.stats
+        self._settle_abandoned()  # others get through, so it was the shard and not the machine
 
     def _take_failed(self, event: AttemptFailed) -> None:
         if isinstance(event.error, Refused):
             raise event.error
         self.counts.num_attempts_failed += 1
-        shard, reason = event.attempt.shard.index, f"{type(event.error).__name__}: {event.error}"
-        self._observer.say(f"shard {shard}, attempt {event.attempt.number} failed: {reason}")
-        self._reasons[shard] = reason
-        state = self._ledger.fail(event.attempt.attempt_id)
-        if isinstance(event.error, AccessLost):
-            self._access_lost_in_a_row += 1
-        given_up = state == ShardState.ABANDONED or self._access_lost_in_a_row >= MAX_ACCESS_LOST_IN_A_ROW
-        if given_up and isinstance(event.error, Resumable):
-            raise event.error
+        shard, reason = event.attempt.shard, f"{type(event.error).__name__}: {event.error}"
+        self._observer.say(f"shard {shard.index}, attempt {event.attempt.number} failed: {reason}")
+        self._failed_in_a_row += 1
+        self._access_lost_in_a_row += isinstance(event.error, AccessLost)
+        if self._ledger.fail(event.attempt.attempt_id) == ShardState.ABANDONED:
+            self._give_up(shard, reason, event.error)
+        if self._access_lost_in_a_row >= MAX_ACCESS_LOST_IN_A_ROW or self._failed_in_a_row >= MAX_FAILED_IN_A_ROW:
+            self._end(f"{self._failed_in_a_row} attempts in a row failed", reason, event.error)
+
+    def _give_up(self, shard: Shard, reason: str, error: Exception | None = None) -> None:
+        if isinstance(error, Resumable):
+            self._unfinished = error  # its rows may still be had: they are left for the next run
+        else:
+            self._abandoned[shard] = reason
 
     def _replace(self, worker: int, reason: str, error: Exception | None = None) -> None:
         self._ready.discard(worker)
         self.counts.num_workers_lost += 1
+        attempts = self._ledger.in_flight(worker)
+        for attempt in attempts:
+            if self._ledger.lose(attempt.attempt_id) == ShardState.ABANDONED:
+                self._give_up(attempt.shard, f"its worker was lost: {reason}")
         self._losses_in_a_row += 1
-        for attempt in self._ledger.in_flight(worker):
-            self._reasons[attempt.shard.index] = f"its worker was lost: {reason}"
-            self._ledger.lose(attempt.attempt_id)
-        if self._losses_in_a_row >= MAX_LOSSES_IN_A_ROW:
-            if isinstance(error, Resumable):
-                raise error
-            raise WorkersLost(
-                f"{self._losses_in_a_row} workers in a row were lost without finishing a shard",
-                found=reason,
-                advice="`batchrec doctor` looks for the cause; the same command resumes",
-            )
+        self._starts_failed_in_a_row = 0 if attempts else self._starts_failed_in_a_row + 1
+        if self._starts_failed_in_a_row >= MAX_STARTS_FAILED_IN_A_ROW or self._losses_in_a_row >= MAX_LOSSES_IN_A_ROW:
+            self._end(f"{self._losses_in_a_row} workers in a row were lost without finishing a shard", reason, error)
         self._observer.say(f"worker {worker} was lost, starting another: {reason}")
         self._pool.start_workers(1)
+
+    def _end(self, cause: str, found: str, error: Exception | None) -> NoReturn:
+        if isinstance(error, Resumable):
+            raise error
+        advice = "`batchrec doctor` looks for the cause; the same command resumes"
+        raise WorkersLost(cause, found=found, advice=advice) from error
 
     def _feed(self) -> None:
         for worker in self._ready:
@@ -201,9 +219,10 @@ class Coordinator:
             self._observer.say(f"waiting {self._clock() - self._began:.0f} s for a worker to get ready")
 
     def _settle_abandoned(self) -> None:
-        for shard in self._ledger.abandoned():
+        while self._abandoned:
             self._stop_if_asked()
-            reason = self._reasons.get(shard.index, "no reason is known")
+            shard, reason = self._abandoned.popitem()
             self._observer.say(f"shard {shard.index} is given up, its rows become shard_failed: {reason}")
             self._abandon(shard, reason)
             self._ledger.settle(shard.index)
+            self.counts.num_given_up += 1

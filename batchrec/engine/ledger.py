@@ -98,8 +98,15 @@ class Ledger:
         return list(self._in_flight[worker].values()) if worker in self._in_flight else []
 
     def next_attempt(self, worker: int) -> Attempt | None:
-        """Put the next pending shard in flight on a worker; None when there is none."""
-        if not self._pending:
+        """Put the next pending shard in flight on a worker; None when there is none for it now.
+
+        A shard that was in flight on a lost worker may be what killed it, so it runs alone: on a worker
+        that has nothing else, which gets nothing else meanwhile.
+        """
+        held = self.in_flight(worker)
+        if not self._pending or any(self._num_lost[attempt.shard.index] for attempt in held):
+            return None
+        if held and self._num_lost[self._pending[0]]:
             return None
         index = self._pending.popleft()
         number = self._num_failed[index] + self._num_lost[index] + 1
@@ -119,7 +126,10 @@ class Ledger:
 
     def fail(self, attempt_id: str) -> ShardState | None:
         """Note that an attempt raised; return the shard's new state, None for a stale answer."""
-        return self._give_back(attempt_id, self._num_failed, MAX_FAILED)
+        state = self._give_back(attempt_id, self._num_failed, MAX_FAILED)
+        if state == ShardState.PENDING:
+            self._pending.rotate(-1)  # to the end: what it met may pass while others are done
+        return state
 
     def lose(self, attempt_id: str) -> ShardState | None:
         """Note that an attempt's worker is gone; return the shard's new state, None for a stale answer."""

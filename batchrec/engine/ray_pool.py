@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from batchrec.engine.inline_pool import Runner
 from batchrec.engine.pool import (
@@ -24,6 +24,7 @@ from batchrec.engine.pool import (
     WorkerLost,
     WorkerReady,
 )
+from batchrec.errors import Refused
 from batchrec.records import Attempt
 
 # What an untouched local Ray would do by itself: ask about tokens, count usage at a distant host,
@@ -42,6 +43,12 @@ _IDLE_S = 0.1
 def connected_ray(num_cpus: int) -> Iterator[None]:
     """Use the Ray this process is connected to, or one of the run's own, started for it and stopped after it."""
     if ray.is_initialized():
+        if (there := ray.cluster_resources().get("CPU", 0)) < num_cpus:
+            raise Refused(
+                f"the Ray this process is connected to has {there:g} CPUs",
+                found=f"{num_cpus} are wanted",
+                advice="connect to a larger one, or use pool=inline",
+            )
         yield
         return
     start_local_ray(num_cpus)
@@ -150,7 +157,7 @@ class RayPool:
             return AttemptFailed(number, attempt, cause) if attempt else self._failed(number, cause)
         except RayError as error:
             # ActorDiedError, ActorUnavailableError, a lost object or node: all mean that it is gone.
-            return self._lost(number, str(error).splitlines()[0])
+            return self._lost(number, (str(error).splitlines() or [type(error).__name__])[0])
         if attempt:
             return AttemptPublished(number, attempt, answer)
         self._actors[number].ready = True
@@ -183,7 +190,7 @@ class RayPool:
     def _take_counts(self, number: int, reference: Any) -> None:
         try:
             self._actors[number].counts = ray.get(reference)
-        except RayActorError:
+        except RayError:
             return  # its attempts will say so
 
 
@@ -191,6 +198,7 @@ class _WorkerActor:
     """The actor around a worker."""
 
     def __init__(self, make_worker: Callable[[], Runner]) -> None:
+        os.dup2(2, 1)  # what a library prints must not get between the lines of our own stdout
         self._worker = make_worker()
 
     def start(self) -> Any:

@@ -50,7 +50,7 @@ def summarise(
         num_ok=sealed.num_ok,
         errors=_examples(errors),
         num_shards=len(sealed.parts),
-        shards_done_before=len(sealed.parts) - counts.num_published,
+        shards_done_before=len(sealed.parts) - counts.num_published - counts.num_given_up,
         wall_s=wall_s,
         start_s=(counts.first_row_at - began_at) if counts.first_row_at else wall_s,
         steady_s=steady_s,

@@ -17,7 +17,7 @@ from batchrec.manifest.rows import RowReader
 from batchrec.models.backends import open_backend
 from batchrec.models.bundle import ModelSpec
 from batchrec.output.layout import Layout
-from batchrec.output.parts import PartFooter, encode_part, publish_part
+from batchrec.output.parts import encode_part, publish_part
 from batchrec.output.rows import prediction_rows
 from batchrec.pipeline.collecting import ShardPredictions
 from batchrec.pipeline.decoding import Decoder
@@ -26,7 +26,7 @@ from batchrec.records import Attempt, ShardResult, WorkerFacts
 from batchrec.spec import ImageLimits, StoreOptions
 from batchrec.storage import ImageReader, UriPolicy, open_store, probe
 
-#: A shard with more than this share of rows under one systemic code is not published.
+#: A shard with this share of rows under systemic codes, or with any expired credentials, is not published.
 _SYSTEMIC_SHARE = 0.5
 #: ... unless it has fewer such rows than this: one denied image must not hold up a job for good.
 _SYSTEMIC_ROWS = 8
@@ -138,6 +138,13 @@ class Worker:
             StorageLost: The store would not take the part; trying again is safe.
             OutputError: Another job's part stands in its place.
         """
+        try:
+            return self._run(attempt)
+        except AccessError as error:
+            # The store could be read and written when the worker started: this is access lost in mid-run.
+            raise AccessLost(error.cause, found=error.found, advice=error.advice) from error
+
+    def _run(self, attempt: Attempt) -> ShardResult:
         with self._reading:
             rows = self._rows.read(attempt.shard)
         predictions = self._stream.submit(rows.uris).result()
@@ -151,7 +158,7 @@ class Worker:
             attempt_id=attempt.attempt_id,
             facts=self._facts,
         )
-        standing = self._publish(attempt, data)
+        standing = publish_part(self._store, self._layout.part_key(attempt.shard.index), data)
         stats = replace(
             predictions.stats, written_bytes=len(data), write_s=predictions.stats.write_s + time.perf_counter() - began
         )
@@ -164,13 +171,6 @@ class Worker:
             last_row_at=predictions.last_row_at,
         )
 
-    def _publish(self, attempt: Attempt, data: bytes) -> PartFooter:
-        try:
-            return publish_part(self._store, self._layout.part_key(attempt.shard.index), data)
-        except AccessError as error:
-            # The store took the probe, so this is access lost in mid-run: nothing to refuse the job for.
-            raise AccessLost(error.cause, found=error.found, advice=error.advice) from error
-
     def live_counts(self) -> LiveCounts:
         """Return how many images this worker has finished with, in published shards or not."""
         return LiveCounts(*self._stream.counts()) if hasattr(self, "_stream") else LiveCounts()
@@ -179,16 +179,18 @@ class Worker:
         """Stop the stream's threads; shards in flight are given up."""
         if hasattr(self, "_stream"):
             self._stream.close()
-            self._rows.close()
+            with self._reading:
+                self._rows.close()
 
 
 def _refuse_systemic(predictions: ShardPredictions) -> None:
-    for code, count in predictions.stats.num_errors.items():
-        facts = CODES[ErrorCode(code)]
-        if facts.systemic and count >= max(_SYSTEMIC_ROWS, _SYSTEMIC_SHARE * predictions.stats.num_rows):
-            example = next(error for error in predictions.errors.values() if error.code == code)
-            raise AccessLost(
-                f"{count} of {predictions.stats.num_rows} images of a shard are {code}",
-                found=example.detail,
-                advice=f"{facts.advice}; the same command resumes",
-            )
+    """Refuse to publish rows that would only say that the run lost its access."""
+    systemic = [error for error in predictions.errors.values() if CODES[error.code].systemic]
+    expired = [error for error in systemic if error.code == ErrorCode.CREDENTIALS_EXPIRED]
+    if expired or len(systemic) >= max(_SYSTEMIC_ROWS, _SYSTEMIC_SHARE * predictions.stats.num_rows):
+        example = (expired or systemic)[0]
+        raise AccessLost(
+            f"{len(systemic)} of {predictions.stats.num_rows} images of a shard could not be had: {example.code}",
+            found=example.detail,
+            advice=f"{CODES[example.code].advice}; the same command resumes",
+        )

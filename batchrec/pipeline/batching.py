@@ -56,7 +56,8 @@ class Workbench:
         self._max_ready_batches = max_ready_batches
         lock = threading.Lock()
         self._rows_ready = threading.Condition(lock)
-        self._work_ready = threading.Condition(lock)
+        self._work_ready = threading.Condition(lock)  # for who decodes, whether or not it predicts too
+        self._batch_ready = threading.Condition(lock)  # for who only predicts: an image must not wake it
         self._lock = lock
         self._sources: deque[tuple[Collector, int]] = deque()
         self._images: deque[FetchedImage] = deque()
@@ -94,13 +95,14 @@ class Workbench:
         with self._lock:
             while not self._closed:
                 if predicts and self._batches:
+                    self._work_ready.notify_all()  # decoders held back by the batches that wait
                     return self._batches.popleft()
                 if decodes and self._images and len(self._batches) < self._max_ready_batches:
                     image = self._images.popleft()
                     self._buffered_bytes -= len(image.data)
                     self._rows_ready.notify()
                     return image
-                self._work_ready.wait()
+                (self._work_ready if decodes else self._batch_ready).wait()
             return None
 
     def drop(self) -> None:
@@ -130,14 +132,13 @@ class Workbench:
         """Return a batch whose scores are out, so that its slab is used again."""
         with self._lock:
             self._free_slabs.append(batch.slab)
-            self._work_ready.notify_all()
 
     def close(self) -> None:
         """Wake every waiting thread and give it nothing."""
         with self._lock:
             self._closed = True
-            self._rows_ready.notify_all()
-            self._work_ready.notify_all()
+            for waiting in (self._rows_ready, self._work_ready, self._batch_ready):
+                waiting.notify_all()
 
     def _take_row(self) -> tuple[Collector, int]:
         collector, row = self._sources.popleft()
@@ -154,3 +155,4 @@ class Workbench:
     def _ready(self, batch: Batch) -> None:
         self._batches.append(batch)
         self._work_ready.notify_all()
+        self._batch_ready.notify_all()

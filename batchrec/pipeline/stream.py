@@ -55,6 +55,7 @@ class Stream:
         self._reader, self._decoder, self._backend = reader, decoder, backend
         self._top_k = top_k
         self._under_way: set[Collector] = set()
+        self._closed = False
         shape = (backend.batch_size, crop, crop, 3)
         self._bench = Workbench(shape, max_buffered_bytes=max_buffered_bytes, max_ready_batches=backend.concurrency + 1)
         self._count_lock = threading.Lock()
@@ -84,6 +85,8 @@ class Stream:
         self._under_way.add(collector)
         collector.future.add_done_callback(lambda _: self._under_way.discard(collector))
         self._bench.add_shard(collector)
+        if self._closed:
+            collector.abort(RuntimeError("the stream was closed"))
         return collector.future
 
     def counts(self) -> tuple[int, int]:
@@ -92,10 +95,12 @@ class Stream:
 
     def close(self) -> None:
         """End all threads; shards under way end with an error."""
+        self._closed = True
         self._bench.close()
+        give_up_at = time.monotonic() + _CLOSING_S
         for thread in self._threads:
             # A decoder that hangs keeps its thread; the process must be able to end without it.
-            thread.join(_CLOSING_S)
+            thread.join(max(0.0, give_up_at - time.monotonic()))
         for collector in list(self._under_way):
             collector.abort(RuntimeError("the stream was closed"))
 
@@ -120,7 +125,6 @@ class Stream:
 
     def _abort(self, work: Batch | FetchedImage, error: Exception) -> None:
         if isinstance(work, Batch):
-            self._bench.give_back(work)
             for collector, _ in work.rows:
                 collector.abort(error)
         else:
@@ -156,9 +160,11 @@ class Stream:
 
     def _predict(self, batch: Batch) -> None:
         began = time.perf_counter()
-        scores = self._backend.predict(batch.slab)
+        try:
+            scores = self._backend.predict(batch.slab)
+        finally:
+            self._bench.give_back(batch)
         each_s = (time.perf_counter() - began) / len(batch.rows)
-        self._bench.give_back(batch)
         with self._count_lock:
             self._num_ok += len(batch.rows)
         slot = 0

@@ -23,6 +23,7 @@ def open_filesystem(url: str, options: StoreOptions) -> tuple[AbstractFileSystem
     if not url.startswith("s3://"):
         return fsspec.filesystem("file"), url
     endpoint = options.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    endpoint = endpoint or os.environ.get("AWS_ENDPOINT")
     client = {"region_name": options.region} if options.region else {}
     payer = {"RequestPayer": "requester"} if options.requester_pays else {}
     system = fsspec.filesystem("s3", endpoint_url=endpoint, client_kwargs=client, s3_additional_kwargs=payer)

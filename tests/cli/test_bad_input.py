@@ -282,7 +282,7 @@ def test_images_that_are_denied_publish_nothing_and_the_same_command_resumes(
     flags = ["--pool", "inline", "--backend", "torch-eager", "--max-failure-rate", "1"]
     code, out, err = run_cli(*command, *flags, "--json")
     assert (code, json.loads(out)["error"]["kind"]) == (5, "AccessLost")
-    assert "images of a shard are access_denied" in err.splitlines()[-1]
+    assert "images of a shard could not be had: access_denied" in err.splitlines()[-1]
     assert "the same command resumes" in err.splitlines()[-1]
     assert not [key for key in s3_server.keys("photos") if key.startswith("out/predictions/")]
     s3_server.fault = None

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from batchrec.engine.coordinator import MAX_LOSSES_IN_A_ROW, Coordinator
-from batchrec.engine.ledger import Ledger
+from batchrec.engine.coordinator import MAX_LOSSES_IN_A_ROW, MAX_STARTS_FAILED_IN_A_ROW, Coordinator
+from batchrec.engine.ledger import MAX_LOST, Ledger
 from batchrec.engine.pool import AttemptFailed, AttemptPublished, Event, WorkerFailed, WorkerLost
 from batchrec.errors import AccessLost, DeadlineReached, ManifestError, StorageLost, Superseded, WorkersLost
 from batchrec.records import Attempt, Shard, WorkerFacts
@@ -131,11 +131,51 @@ def test_late_answers_of_a_lost_worker_change_nothing() -> None:
     assert (counts.num_published, counts.stats.num_ok) == (6, 60)
 
 
-def test_workers_lost_in_a_row_without_a_shard_end_the_run() -> None:
+def test_workers_that_die_whatever_they_do_end_the_run_and_publish_no_error_rows() -> None:
     scene = Scene(SimulatedPool(loses), num_workers=1)
     with pytest.raises(WorkersLost, match=f"{MAX_LOSSES_IN_A_ROW} workers in a row"):
         scene.coordinator().run()
     assert scene.pool.closed
+    assert scene.given_up == []
+
+
+def test_workers_that_cannot_start_end_the_run_soon() -> None:
+    pool = SimulatedPool()
+    pool.start_workers = lambda num_workers: pool.events.append(WorkerLost(0, "no such library"))  # type: ignore[method-assign]
+    with pytest.raises(WorkersLost, match=f"{MAX_STARTS_FAILED_IN_A_ROW} workers in a row"):
+        Scene(pool).coordinator().run()
+
+
+def test_a_shard_that_kills_its_workers_is_given_up_alone_and_the_others_are_done() -> None:
+    def fate(worker: int, attempt: Attempt) -> Event:
+        if attempt.shard.index == 3:
+            return WorkerLost(worker, "killed")
+        return AttemptPublished(worker, attempt, result(attempt))
+
+    scene = Scene(SimulatedPool(fate), num_workers=1)
+    counts = scene.coordinator().run()
+    assert scene.given_up == [(3, "its worker was lost: killed")]
+    assert (counts.num_published, counts.num_given_up, counts.num_workers_lost) == (5, 1, MAX_LOST)
+
+
+def test_a_machine_on_which_every_attempt_raises_ends_the_run_resumable() -> None:
+    scene = Scene(SimulatedPool(fails(RuntimeError("device-side assert"))))
+    with pytest.raises(WorkersLost, match="attempts in a row failed"):
+        scene.coordinator().run()
+    assert scene.given_up == []
+
+
+def test_a_shard_whose_images_stay_denied_is_left_for_the_next_run_and_the_others_are_done() -> None:
+    def fate(worker: int, attempt: Attempt) -> Event:
+        if attempt.shard.index == 3:
+            return AttemptFailed(worker, attempt, AccessLost("denied"))
+        return AttemptPublished(worker, attempt, result(attempt))
+
+    scene = Scene(SimulatedPool(fate), num_shards=30)
+    coordinator = scene.coordinator()
+    with pytest.raises(AccessLost):
+        coordinator.run()
+    assert (coordinator.counts.num_published, scene.given_up) == (29, [])
 
 
 def test_a_shard_that_always_raises_becomes_rows_and_the_others_are_done() -> None:

@@ -34,25 +34,39 @@ def test_shards_whose_parts_stand_are_not_handed_out() -> None:
     assert {ledger.next_attempt(0).shard.index, ledger.next_attempt(0).shard.index} == {1, 3}
 
 
-def test_a_failed_attempt_is_tried_again_under_a_new_id(ledger: Ledger) -> None:
+def test_a_failed_attempt_is_tried_again_after_the_others_under_a_new_id(ledger: Ledger) -> None:
     first = ledger.next_attempt(0)
     assert ledger.fail(first.attempt_id) == ShardState.PENDING
-    second = ledger.next_attempt(0)
+    second = [ledger.next_attempt(0) for _ in range(NUM_SHARDS)][-1]
     assert second.shard == first.shard
     assert (second.number, second.attempt_id != first.attempt_id) == (2, True)
 
 
-def test_a_shard_that_keeps_failing_is_abandoned_at_the_cap(ledger: Ledger) -> None:
+def test_a_shard_that_keeps_failing_is_abandoned_at_the_cap() -> None:
+    ledger = Ledger(shards(1), run_id="run")
     states = [ledger.fail(ledger.next_attempt(0).attempt_id) for _ in range(MAX_FAILED)]
     assert states == [ShardState.PENDING] * (MAX_FAILED - 1) + [ShardState.ABANDONED]
     assert len(ledger.abandoned()) == 1
 
 
-def test_losses_do_not_count_as_failures(ledger: Ledger) -> None:
+def test_losses_do_not_count_as_failures() -> None:
+    ledger = Ledger(shards(1), run_id="run")
     for _ in range(MAX_LOST - 1):
         assert ledger.lose(ledger.next_attempt(0).attempt_id) == ShardState.PENDING
     assert ledger.fail(ledger.next_attempt(0).attempt_id) == ShardState.PENDING
     assert ledger.lose(ledger.next_attempt(0).attempt_id) == ShardState.ABANDONED
+
+
+def test_a_shard_that_was_on_a_lost_worker_runs_alone(ledger: Ledger) -> None:
+    suspect = ledger.next_attempt(0)
+    ledger.lose(suspect.attempt_id)
+    other = ledger.next_attempt(1)
+    assert other.shard == suspect.shard
+    assert ledger.next_attempt(1) is None
+    innocent = ledger.next_attempt(2)
+    assert innocent.shard != suspect.shard
+    ledger.lose(other.attempt_id)
+    assert ledger.next_attempt(2) is None
 
 
 def test_stale_and_duplicate_answers_are_ignored(ledger: Ledger) -> None:
@@ -66,8 +80,8 @@ def test_stale_and_duplicate_answers_are_ignored(ledger: Ledger) -> None:
 
 
 def test_an_abandoned_shard_keeps_the_run_from_nothing_but_itself(ledger: Ledger) -> None:
-    for _ in range(MAX_FAILED):
-        ledger.fail(ledger.next_attempt(0).attempt_id)
+    for _ in range(MAX_LOST):
+        ledger.lose(ledger.next_attempt(0).attempt_id)
     while attempt := ledger.next_attempt(0):
         ledger.publish(attempt.attempt_id)
     assert ledger.finished
@@ -94,25 +108,27 @@ class LedgerMachine(RuleBasedStateMachine):
         super().__init__()
         self.ledger = Ledger(shards(NUM_SHARDS), run_id="run")
         self.in_flight: dict[str, int] = {}
+        self.owners: dict[str, int] = {}
         self.answered: list[str] = []
         self.published: list[int] = []
 
     @rule(worker=st.integers(0, 2))
     def take(self, worker: int) -> None:
         attempt = self.ledger.next_attempt(worker)
-        assert (attempt is None) == (
-            len(self.in_flight) + len(self.published) + len(self.ledger.abandoned()) == NUM_SHARDS
-        )
+        busy = any(owner == worker for owner in self.owners.values())
+        assert attempt or busy or not self.ledger.num_pending
         if attempt:
             assert attempt.shard.index not in self.in_flight.values()
             assert attempt.attempt_id not in self.answered
             self.in_flight[attempt.attempt_id] = attempt.shard.index
+            self.owners[attempt.attempt_id] = worker
 
     @precondition(lambda self: self.in_flight)
     @rule(data=st.data(), how=st.sampled_from(["publish", "fail", "lose"]))
     def answer(self, data: st.DataObject, how: str) -> None:
         attempt_id = data.draw(st.sampled_from(sorted(self.in_flight)))
         shard = self.in_flight.pop(attempt_id)
+        del self.owners[attempt_id]
         self.answered.append(attempt_id)
         assert getattr(self.ledger, how)(attempt_id) or how != "publish"
         if how == "publish":
