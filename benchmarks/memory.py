@@ -30,13 +30,21 @@ def pss_mib(process: psutil.Process) -> float:
         return 0.0
 
 
+def is_worker(process: psutil.Process) -> bool:
+    """Whether a process is one of our actors; those come and go."""
+    try:
+        return "_WorkerActor" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
 def peak(command: list[str]) -> tuple[float, float]:
     """Peak MiB of coordinator plus worker, and of everything else the command starts."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     root, ours, others = psutil.Process(process.pid), 0.0, 0.0
     while process.poll() is None:
         children = root.children(recursive=True)
-        workers = [child for child in children if child.is_running() and "_WorkerActor" in " ".join(child.cmdline())]
+        workers = [child for child in children if is_worker(child)]
         ours = max(ours, sum(map(pss_mib, [root, *workers])))
         others = max(others, sum(pss_mib(child) for child in children if child not in workers))
         time.sleep(0.25)
