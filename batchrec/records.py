@@ -30,7 +30,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try of one shard. ``number`` counts from 1 within one run."""
+    """One try of one shard. ``number`` counts from 1 within one run; 0 stands for rows published as given up."""
 
     shard: Shard
     number: int

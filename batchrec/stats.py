@@ -20,7 +20,7 @@ class ShardStats:
         num_errors: Images by error code.
         read_bytes: Bytes of images fetched.
         written_bytes: Bytes of Parquet published.
-        num_batches: Forward passes.
+        num_batches: Forward passes that held some of its images.
         fetch_s: Time in reads of images.
         decode_s: Time in decoding and resizing.
         predict_s: Time in the model.

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from batchrec.engine.telling import WRITE_EVERY_S
 from batchrec.errors import OutputError
 from batchrec.output.layout import Layout
 from batchrec.output.reading import Output, open_output
@@ -57,6 +58,7 @@ def status(output: str, s3_endpoint: str | None, s3_region: str | None, as_json:
     """Say how far the job of an output folder is."""
     opened = _open(output, s3_endpoint, s3_region)
     num_shards = len(_plan_of(opened))
+    age_s = None if opened.seal else opened.progress_age_s()
     facts = {
         "job_id": opened.job_id,
         "complete": opened.seal is not None,
@@ -65,14 +67,22 @@ def status(output: str, s3_endpoint: str | None, s3_region: str | None, as_json:
         "rows": opened.seal.num_rows if opened.seal else None,
         "rows_ok": opened.seal.num_ok if opened.seal else None,
         "progress": None if opened.seal else opened.progress(),
+        "progress_age_s": age_s,
     }
     if as_json:
         click.echo(json.dumps(facts, indent=1))
     elif opened.seal is not None:
         click.echo(f"complete: {opened.seal.num_rows:,} rows, {opened.seal.num_ok:,} ok, {_count(num_shards, 'part')}")
     else:
-        click.echo(f"not complete: {len(opened.parts):,} of {_count(num_shards, 'part')}; the same command resumes")
+        done = f"not complete: {len(opened.parts):,} of {_count(num_shards, 'part')}"
+        click.echo(f"{done}; {_last_sign(age_s)}")
     return 0
+
+
+def _last_sign(age_s: float | None) -> str:
+    if age_s is not None and age_s < 3 * WRITE_EVERY_S:
+        return f"a coordinator said so {age_s:.0f} s ago"
+    return "no coordinator seems to run: the same command resumes"
 
 
 def _count(number: int, noun: str) -> str:

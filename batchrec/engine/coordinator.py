@@ -30,6 +30,7 @@ class RunCounts:
 
     Attributes:
         stats: Sum over published attempts.
+        num_workers: Workers that are to run at once.
         workers: Facts of every worker that got ready, in that order.
         num_attempts_failed: Attempts that raised.
         num_workers_lost: Workers that died, or failed while starting.
@@ -40,6 +41,7 @@ class RunCounts:
     """
 
     stats: ShardStats = field(default_factory=ShardStats)
+    num_workers: int = 0
     workers: list[WorkerFacts] = field(default_factory=list)
     num_attempts_failed: int = 0
     num_workers_lost: int = 0
@@ -93,7 +95,7 @@ class Coordinator:
         self._starts_failed_in_a_row = self._losses_in_a_row = 0
         self._failed_in_a_row = self._access_lost_in_a_row = 0
         self._said_waiting_at = clock()
-        self.counts = RunCounts()
+        self.counts = RunCounts(num_workers=num_workers)
 
     def run(self) -> RunCounts:
         """Run until every shard is done.

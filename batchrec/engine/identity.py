@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,7 @@ def identify(spec: JobSpec, manifest: Manifest, model: ModelSpec, precision: str
                 "passthrough": list(manifest.columns.passthrough),
             },
             "limit": spec.limit,
-            "input_roots": sorted(spec.input_roots),
+            "input_roots": sorted(map(os.path.abspath, spec.input_roots)),
             "allow_buckets": sorted(spec.allow_buckets),
             "image_limits": {
                 "max_pixels": spec.image_limits.max_pixels,

@@ -62,15 +62,9 @@ def summarise(
         workers_lost=counts.num_workers_lost,
         exit_code=exit_code,
         verdict=verdict,
-        threads=_threads(counts),
+        threads=Threads.of(counts.workers[: counts.num_workers]),
         max_failure_rate=max_failure_rate,
     )
-
-
-def _threads(counts: RunCounts) -> Threads:
-    # Replacements of lost workers do not add slots: the first workers are the ones that ran at once.
-    running = counts.workers[: max(1, len(counts.workers) - counts.num_workers_lost)]
-    return Threads.of(running)
 
 
 def _examples(errors: pa.Table) -> dict[str, ErrorExample]:

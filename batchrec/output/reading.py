@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,14 @@ class Output:
             return dict(json.loads(self.store.read(self.layout.progress_key)))
         except (KeyMissing, ValueError, TypeError):
             return None  # advisory, and perhaps being rewritten
+
+    def progress_age_s(self) -> float | None:
+        """Return how long ago a coordinator last said something, in seconds; None if it never did."""
+        try:
+            written = self.store.info(self.layout.progress_key).modified
+        except KeyMissing:
+            return None
+        return max(0.0, (datetime.now(UTC) - written).total_seconds())
 
     def _json(self, key: str, advice: str) -> dict[str, Any]:
         try:

@@ -38,7 +38,7 @@ class Verification:
         notes: What is unusual but breaks nothing.
         complete: Whether the output is sealed.
         num_rows: Rows in the parts that stand.
-        rows_sha256: Digest over the digests of all parts, in plan order: equal outputs have equal ones.
+        rows_sha256: Digest over the digests of all parts, in plan order; equal for equal rows in equal shards.
     """
 
     faults: tuple[str, ...]

@@ -176,7 +176,7 @@ def test_verify_of_a_damaged_output_lists_the_faults(run_cli: Cli, finished: Pat
 def test_status_of_an_unfinished_output_says_what_resumes_it(run_cli: Cli, finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "out")
     (tmp_path / "out" / "_SUCCESS").unlink()
-    assert run_cli("status", tmp_path / "out")[1] == "not complete: 1 of 1 part; the same command resumes\n"
+    assert run_cli("status", tmp_path / "out")[1].startswith("not complete: 1 of 1 part; ")
 
 
 @pytest.mark.parametrize(
