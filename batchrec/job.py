@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from batchrec.engine.claims import Claim, claim
@@ -22,7 +23,7 @@ from batchrec.engine.pool import Pool
 from batchrec.engine.summing import summarise
 from batchrec.engine.telling import ProgressFile, Quiet
 from batchrec.engine.worker import Worker, WorkerJob
-from batchrec.errors import ErrorCode, OutputError
+from batchrec.errors import AccessError, ErrorCode, OutputError
 from batchrec.manifest.definition import Manifest
 from batchrec.manifest.planning import Plan, plan_shards, rows_per_shard
 from batchrec.manifest.reading import open_manifest
@@ -105,6 +106,8 @@ def plan_job(spec: JobSpec) -> Job:
     Raises:
         Refused: The manifest, the model or the output cannot be used.
     """
+    if missing := [root for root in spec.input_roots if not Path(root).is_dir()]:
+        raise AccessError("an --input-root is not a folder", found=missing[0], advice="correct or drop it")
     manifest = open_manifest(spec)
     model = resolve_model(spec.model, labels=spec.labels)
     placement = place(spec.device, 1 if spec.pool == "inline" else spec.workers)
@@ -120,9 +123,23 @@ def plan_job(spec: JobSpec) -> Job:
         refuse_other_job(store, standing, identity)
         plan = _standing_plan(store, layout, plan)
         done = standing_parts(store, layout, len(plan))
-        complete = read_seal(store, layout) is not None
+        sealed = read_seal(store, layout)
+        complete = sealed is not None
+        if sealed is not None:
+            _refuse_damaged(store, layout, sealed, done)
     num_rows_done = sum(plan[shard].num_rows for shard in done)
     return Job(spec, manifest, model, precision, placement, identity, plan, len(done), num_rows_done, complete)
+
+
+def _refuse_damaged(store: Store, layout: Layout, sealed: Seal, sizes: dict[int, int]) -> None:
+    """Refuse a sealed output that has lost parts since, or has others in their place."""
+    lost = [layout.part_key(part.shard) for part in sealed.parts if sizes.get(part.shard) != part.size]
+    if lost:
+        raise OutputError(
+            f"the sealed output {store.url} is damaged",
+            found=f"{len(lost)} of {len(sealed.parts)} parts are not as sealed, the first is {lost[0]}",
+            advice="bring them back from a copy, or use another output folder; `batchrec verify` lists all faults",
+        )
 
 
 def run_job(

@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from batchrec.errors import UsageError
@@ -57,6 +58,8 @@ def _seconds(text: str) -> float:
 
 
 def _auto_or_count(text: str) -> int | None:
+    if text != "auto" and not text.isdecimal():
+        raise ValueError(f"{text!r} is neither a whole number nor auto")
     return None if text == "auto" else int(text)
 
 
@@ -151,8 +154,16 @@ class Settings:
         values = dict(self.values)
         limits = ImageLimits(values.pop("max_pixels"), values.pop("max_bytes"))
         store = StoreOptions(values.pop("s3_endpoint"), values.pop("s3_region"), values.pop("s3_requester_pays"))
-        values["output"] = values["output"] or default_output(values[_SOURCE])
+        if values["output"] is None:
+            values["output"] = default_output(values[_SOURCE])
+        values["output"] = _at_home(values["output"])
+        values[_SOURCE] = tuple(map(_at_home, values[_SOURCE]))
         return JobSpec(**values, image_limits=limits, store=store)
+
+
+def _at_home(path: str) -> str:
+    # No shell has looked at what stands in a job file or between quotes.
+    return str(Path(path).expanduser()) if path.startswith("~") else path
 
 
 def default_output(source: Sequence[str]) -> str:
@@ -161,6 +172,8 @@ def default_output(source: Sequence[str]) -> str:
     Raises:
         UsageError: There are several sources, or they are in an object store: the user must say.
     """
+    if not source:
+        raise UsageError("no manifest is named", advice="name a Parquet file, a folder of them or a quoted glob")
     if len(source) != 1 or "://" in source[0] or any(sign in source[0] for sign in "*?["):
         raise UsageError("no output folder is named", advice="name one with -o")
     return source[0].rstrip("/") + ".batchrec"

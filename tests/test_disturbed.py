@@ -86,7 +86,7 @@ def test_a_coordinator_killed_in_mid_run_is_resumed_at_once_by_the_same_command(
     assert verified(tmp_path / "out") == undisturbed
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_a_job_asked_to_stop_ends_resumable_and_leaves_no_half_part(
     number: int, code: int, submit: Callable[[], subprocess.Popen[str]], tmp_path: Path
 ) -> None:

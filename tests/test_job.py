@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchrec
-from batchrec.errors import OutputError
+from batchrec.errors import AccessError, OutputError
 from batchrec.manifest.planning import Plan
 from batchrec.output.verifying import verify
 
@@ -180,3 +180,24 @@ def test_status_errors_and_verify_speak_json(finished: Path, run_cli: Cli) -> No
     by_code = json.loads(run_cli("errors", finished, "--by", "code", "--json")[1])
     assert sum(by_code.values()) == 160 - status["rows_ok"]
     assert json.loads(run_cli("verify", finished, "--json")[1])["faults"] == []
+
+
+def test_a_sealed_output_that_lost_a_part_is_refused_and_not_called_complete(archive: Path, tmp_path: Path) -> None:
+    settings = {"output": str(tmp_path / "out"), "pool": "inline", "max_failure_rate": 1.0}
+    batchrec.submit(str(archive / "manifest.parquet"), rows_per_shard=32, **settings)
+    next((tmp_path / "out" / "predictions").rglob("part-00000003.parquet")).unlink()
+    with pytest.raises(OutputError, match=r"1 of 5 parts are not as sealed, the first is .*part-00000003"):
+        batchrec.submit(str(archive / "manifest.parquet"), **settings)
+
+
+def test_a_failure_rate_equal_to_the_limit_is_within_it(archive: Path, tmp_path: Path) -> None:
+    uris = pq.read_table(archive / "manifest.parquet").filter(pa.compute.field("broken").is_null()).column("uri")
+    table = pa.table({"uri": [*uris.to_pylist()[:19], "absent.jpg"]})
+    pq.write_table(table, archive / "twenty.parquet")
+    summary = batchrec.submit(str(archive / "twenty.parquet"), output=str(tmp_path / "out"), pool="inline")
+    assert (summary.num_ok, summary.exit_code) == (19, 0)
+
+
+def test_an_input_root_that_is_no_folder_is_refused(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(AccessError, match="nowhere"):
+        batchrec.submit(archive / "manifest.parquet", output=str(tmp_path / "out"), input_roots=f"{tmp_path}/nowhere")

@@ -281,6 +281,6 @@ def test_any_text_is_parsed_or_refused(plain: dict[str, str]) -> None:
 def test_the_output_lies_beside_a_local_manifest_and_is_asked_for_otherwise() -> None:
     assert default_output(("a/m.parquet",)) == "a/m.parquet.batchrec"
     assert default_output(("a/folder/",)) == "a/folder.batchrec"
-    for source in (("a", "b"), ("s3://b/m",), ("a/*.parquet",), ()):
+    for source in (("a", "b"), ("s3://b/m",), ("a/*.parquet",)):
         with pytest.raises(UsageError, match="no output folder is named"):
             default_output(source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import signal
@@ -17,14 +18,18 @@ from batchrec.cli.models import models
 from batchrec.cli.outputs import errors, report, status, verify
 from batchrec.cli.samples import sample
 from batchrec.cli.telling import ReaderGone, silence
-from batchrec.errors import BatchrecError, UsageError
+from batchrec.errors import BatchrecError, StorageLost, UsageError
 from batchrec.redacting import shown
 
-EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
+EXIT_INTERRUPTED, EXIT_SIGNALLED = 130, 128
 
 
 class Terminated(BaseException):
-    """SIGTERM came: stop like an interrupt would."""
+    """SIGTERM or SIGHUP came: stop like an interrupt would."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 class _Verbs(click.Group):
@@ -50,7 +55,8 @@ for verb in (submit, plan, status, report, errors, verify, models, sample, docto
 
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminate)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # Names of files and columns need not be text, nor the terminal's encoding know every letter.
@@ -59,7 +65,7 @@ def main() -> NoReturn:
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
+    raise Terminated(number)
 
 
 def run(arguments: list[str]) -> int:
@@ -76,9 +82,15 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted: the same command resumes", err=True)
         return EXIT_INTERRUPTED
-    except Terminated:
+    except Terminated as ended:
         click.echo("terminated: the same command resumes", err=True)
-        return EXIT_TERMINATED
+        return EXIT_SIGNALLED + ended.number
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        click.echo("batchrec: no space is left for what this command prints", err=True)
+        silence(sys.stdout)
+        return StorageLost.exit_code
     except ReaderGone:
         silence(sys.stdout)
         return 0

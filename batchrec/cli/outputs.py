@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from batchrec.engine.telling import WRITE_EVERY_S
-from batchrec.errors import OutputError
+from batchrec.errors import OutputError, Stopped
 from batchrec.output.layout import Layout
 from batchrec.output.reading import Output, open_output
 from batchrec.spec import StoreOptions
@@ -121,6 +121,8 @@ def errors(
     if as_json:
         click.echo(json.dumps(counted if counted is not None else rows[: limit or None], indent=1))
     else:
+        if not rows:
+            click.echo("no row without a prediction")
         for line in error_lines(rows, counted, limit or None):
             click.echo(line)
     return 0
@@ -140,6 +142,8 @@ def verify(output: str, s3_endpoint: str | None, s3_region: str | None, as_json:
     else:
         for line in (*found.faults, *found.notes):
             click.echo(line)
-        verdict = "broken" if found.faults else "sound" + (" and complete" if found.complete else "")
+        verdict = "broken" if found.faults else "sound and complete" if found.complete else "sound, not complete"
         click.echo(f"{verdict}: {found.num_rows:,} rows, sha256 {found.rows_sha256[:16]}")
-    return EXIT_FAULTS if found.faults else 0
+    if found.faults:
+        return EXIT_FAULTS
+    return 0 if found.complete else Stopped.exit_code

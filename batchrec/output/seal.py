@@ -65,7 +65,7 @@ class Seal:
     @property
     def failure_rate(self) -> float:
         """Share of the rows without a prediction."""
-        return 1 - self.num_ok / self.num_rows if self.num_rows else 0.0
+        return (self.num_rows - self.num_ok) / self.num_rows if self.num_rows else 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return the seal as plain JSON values."""

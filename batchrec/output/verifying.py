@@ -81,8 +81,11 @@ def verify(store: Store, layout: Layout, plan: Sequence[Shard]) -> Verification:
     except OutputError as error:
         sealed = None
         faults.append(str(error))
-    if foreign := foreign_names(store, layout, len(plan)):
-        notes.append(f"{len(foreign)} foreign names among the parts, ignored: {foreign[0]}")
+    foreign = foreign_names(store, layout, len(plan))
+    # Whoever reads predictions/*/*.parquet reads those too, and gets rows twice.
+    faults += [f"{name} is no part of this job" for name in foreign if name.endswith(".parquet")]
+    if others := [name for name in foreign if not name.endswith(".parquet")]:
+        notes.append(f"{len(others)} foreign names among the parts, ignored: {others[0]}")
     if sealed is None:
         notes.append(f"not complete: {len(standing)} of {len(plan)} parts stand")
     total = table_sha256(pa.table({"digest": pa.array(parts.digests, pa.string())}))

@@ -157,7 +157,8 @@ def test_an_output_that_is_no_kind_of_store(complaint: Complaint, manifest: Path
 
 def test_several_manifests_without_an_output(complaint: Complaint, manifest: Path) -> None:
     assert "name one with -o" in complaint(2, "plan", manifest, manifest)
-    assert "no output folder is named" in complaint(2, "plan")
+    assert "no manifest is named" in complaint(2, "plan")
+    assert "no output folder is named" in complaint(2, "plan", manifest, "-o", "")
 
 
 @pytest.mark.parametrize(

@@ -123,15 +123,18 @@ FOREIGN = (
 
 
 @pytest.mark.parametrize("name", [*(LAYOUT.parts_prefix + name for name in FOREIGN), "predictions/job=x/a.parquet"])
-def test_a_foreign_name_is_ignored_and_noted(local_store: Store, name: str) -> None:
+def test_a_foreign_name_is_passed_over_and_said(local_store: Store, name: str) -> None:
     publish_all(local_store)
     local_store.create(name, part_of(SHARDS[0]))
     assert sorted(standing_parts(local_store, LAYOUT, 6)) == list(range(6))
     assert foreign_names(local_store, LAYOUT, 6) == [name]
     seal_it(local_store)
     found = verify(local_store, LAYOUT, PLAN)
-    assert (found.faults, found.num_rows) == ((), NUM_ROWS)
-    assert name in found.notes[0]
+    assert found.num_rows == NUM_ROWS
+    if name.endswith(".parquet"):
+        assert found.faults == (f"{name} is no part of this job",)
+    else:
+        assert (found.faults, name in found.notes[0]) == ((), True)
 
 
 def test_a_second_sealer_finds_the_same_and_changes_nothing(store: Store) -> None:
