@@ -19,7 +19,7 @@ from batchrec.output.schema import FIELDS, errors_schema
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("jobs/*.yaml")])
 MAX_README_LINES = 150
-EXIT_CODES = {"0", "1", "2", "3", "4", "5", "6", "130", "143"}
+EXIT_CODES = {"0", "1", "2", "3", "4", "5", "6", "129", "130", "143"}
 
 _FENCED = re.compile(r"^```.*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`([^`\n]+)`")
