@@ -31,7 +31,7 @@ from batchrec.manifest.rows import RowReader
 from batchrec.models.backends import resolve_precision
 from batchrec.models.bundle import ModelSpec
 from batchrec.models.zoo import resolve_model
-from batchrec.output.advising import advise
+from batchrec.output.advising import advise, stands
 from batchrec.output.layout import REPORT_KEY, Layout
 from batchrec.output.parts import encode_part, publish_part
 from batchrec.output.reading import Output
@@ -188,18 +188,10 @@ def _report(job: Job, store: Store, sealed: Seal, counts: RunCounts, began_at: f
         max_failure_rate=job.spec.max_failure_rate,
         began_at=began_at,
     )
-    keeps = counts.num_published > 0 or not _stands(store, REPORT_KEY)
+    keeps = counts.num_published > 0 or not stands(store, REPORT_KEY)
     if keeps and not advise(store, REPORT_KEY, summary.to_json()):
         observer.say(f"{REPORT_KEY} could not be written; the output is complete all the same")
     return summary
-
-
-def _stands(store: Store, key: str) -> bool:
-    try:
-        store.info(key)
-    except KeyMissing:
-        return False
-    return True
 
 
 def _prepare(store: Store, layout: Layout, job: Job) -> Job:

@@ -1,4 +1,4 @@
-"""Objects that only inform people: nothing of a job depends on them."""
+"""Small things every room does with an output's objects: look whether one stands, write one that only informs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ from typing import Any
 
 from batchrec.errors import BatchrecError
 from batchrec.storage import KeyMissing, Store, Uncertain
+
+
+def stands(store: Store, key: str) -> bool:
+    """Whether an object stands under a key."""
+    try:
+        store.info(key)
+    except KeyMissing:
+        return False
+    return True
 
 
 def advise(store: Store, key: str, facts: Mapping[str, Any]) -> bool:

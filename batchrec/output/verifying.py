@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchrec.errors import CODES, OutputError
+from batchrec.output.advising import stands
 from batchrec.output.digest import table_sha256
 from batchrec.output.layout import OUTPUT_KEY, REPORT_KEY, SUCCESS_KEY, Layout
 from batchrec.output.parts import PartFooter, UnreadablePart, read_footer
@@ -76,7 +77,7 @@ def verify(store: Store, layout: Layout, plan: Sequence[Shard]) -> Verification:
         if sealed is not None:
             faults += _seal_faults(layout, plan, sealed, standing, parts)
             faults += _twin_faults(store, layout, sealed, parts)
-        elif _exists(store, SUCCESS_KEY):
+        elif stands(store, SUCCESS_KEY):
             faults.append("_SUCCESS stands without a seal")
     except OutputError as error:
         sealed = None
@@ -183,7 +184,7 @@ def _twin_faults(store: Store, layout: Layout, sealed: Seal, parts: _Parts) -> I
     """Compare what repeats the seal or the parts: ``_SUCCESS``, the report, the errors."""
     if _json_or_none(store, SUCCESS_KEY) != sealed.totals():
         yield f"{SUCCESS_KEY} and the seal disagree"
-    if _exists(store, REPORT_KEY):
+    if stands(store, REPORT_KEY):
         report = _json_or_none(store, REPORT_KEY)
         counts = [report.get(name) for name in ("job_id", "num_rows", "num_ok")] if isinstance(report, dict) else []
         if counts != [sealed.job_id, sealed.num_rows, sealed.num_ok]:
@@ -211,11 +212,3 @@ def _json_or_none(store: Store, key: str) -> Any:
         return _json(store, key)
     except ValueError:
         return None
-
-
-def _exists(store: Store, key: str) -> bool:
-    try:
-        store.info(key)
-    except KeyMissing:
-        return False
-    return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Self
 
 from batchrec.errors import OutputError
@@ -67,7 +67,6 @@ class RunSummary:
         verdict: One sentence; see :func:`state_verdict`.
         threads: Slots of each stage and cores, over all workers.
         max_failure_rate: Share of failed rows the job was allowed.
-        latencies: Seconds by name, for example ``fetch_p50``.
     """
 
     job_id: str
@@ -91,7 +90,6 @@ class RunSummary:
     verdict: str
     threads: Threads
     max_failure_rate: float = 0.05
-    latencies: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("output", "model", "verdict"):

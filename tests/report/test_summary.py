@@ -12,7 +12,7 @@ from batchrec.report.summary import ErrorExample, RunSummary, percent, rate, sta
 
 
 def test_a_summary_survives_json_and_pickle(make_summary):
-    summary = make_summary(shards_done_before=3, latencies={"fetch_p50": 0.02})
+    summary = make_summary(shards_done_before=3)
     assert RunSummary.from_json(json.loads(json.dumps(summary.to_json()))) == summary
     assert pickle.loads(pickle.dumps(summary)) == summary
 
