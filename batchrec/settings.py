@@ -121,6 +121,8 @@ SETTINGS: tuple[Setting, ...] = (
         "Share of failed rows above which the exit code is 4",
         default=0.05,
     ),
+    Setting("address", "--address", str, "Ray cluster to run on: http://HEAD:8265; `local` for a Ray of the run's own"),
+    Setting("workers_within_s", "--workers-within", _seconds, "Stop, resumable, after so long without any worker: 10m"),
     Setting("deadline_s", "--deadline", _seconds, "Stop after this time, resumable: 90, 30m, 12h"),
     Setting(
         "takeover", "--takeover", _truth, "Take the job over from a coordinator that still seems alive", default=False
@@ -151,7 +153,7 @@ class Settings:
         Raises:
             UsageError: They define none; all faults are listed.
         """
-        values = dict(self.values)
+        values = {name: value for name, value in self.values.items() if name != "address"}
         limits = ImageLimits(values.pop("max_pixels"), values.pop("max_bytes"))
         store = StoreOptions(values.pop("s3_endpoint"), values.pop("s3_region"), values.pop("s3_requester_pays"))
         if values["output"] is None:

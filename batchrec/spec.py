@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from batchrec.errors import UsageError
 
@@ -56,6 +58,7 @@ class JobSpec:
         top_k: Labels kept for each image.
         precision: Class of arithmetic; ``auto`` is resolved once by the coordinator.
         limit: Only the first rows of the manifest.
+        manifest_root: Folder relative image URIs start from, where the manifest itself is a staged copy.
         image_limits: What is refused before decoding.
         pool: ``ray`` or ``inline``.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -66,6 +69,7 @@ class JobSpec:
         max_failure_rate: Share of failed rows above which the verdict is exit 4.
         deadline_s: Seconds after which the run stops, resumable.
         takeover: Take a job over from a coordinator that still seems alive.
+        workers_within_s: Seconds the run waits without a single worker before it ends, resumable.
         store: How to reach an object store.
     """
 
@@ -81,6 +85,7 @@ class JobSpec:
     top_k: int = 5
     precision: str = "auto"
     limit: int | None = None
+    manifest_root: str | None = None
     image_limits: ImageLimits = ImageLimits()
 
     pool: str = "ray"
@@ -92,12 +97,37 @@ class JobSpec:
     max_failure_rate: float = 0.05
     deadline_s: float | None = None
     takeover: bool = False
+    workers_within_s: float | None = None
     store: StoreOptions = StoreOptions()
 
     def __post_init__(self) -> None:
         faults = list(_faults(self))
         if faults:
             raise UsageError("the job is not valid: " + "; ".join(faults), advice="correct all of them and run again")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain JSON values, for a coordinator on another machine."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> JobSpec:
+        """Read it back.
+
+        Raises:
+            UsageError: The values define no job, or were written by a version that knows other settings.
+        """
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()
+        }
+        try:
+            limits, store = ImageLimits(**values.pop("image_limits")), StoreOptions(**values.pop("store"))
+            return cls(**values, image_limits=limits, store=store)
+        except (KeyError, TypeError) as error:
+            raise UsageError(
+                "this job was written by another version of batchrec",
+                found=str(error),
+                advice="use the same version on both sides",
+            ) from error
 
     def replace(self, **changes: object) -> JobSpec:
         """Return a copy with some fields changed, checked again."""
@@ -119,8 +149,10 @@ def _faults(spec: JobSpec) -> list[str]:
             faults.append(f"{name} is {value}, must be at least 1")
     if not 0 <= spec.max_failure_rate <= 1:
         faults.append(f"max_failure_rate is {spec.max_failure_rate}, must be from 0 to 1")
-    if spec.deadline_s is not None and spec.deadline_s <= 0:
-        faults.append(f"deadline_s is {spec.deadline_s}, must be positive")
+    times = {"deadline_s": spec.deadline_s, "workers_within_s": spec.workers_within_s}
+    faults += [
+        f"{name} is {time_s}, must be positive" for name, time_s in times.items() if time_s is not None and time_s <= 0
+    ]
     if spec.image_limits.max_pixels < 1 or spec.image_limits.max_bytes < 1:
         faults.append("max_pixels and max_bytes must be at least 1")
     return faults
