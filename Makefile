@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow test-gpu check lint types layers clean
+.PHONY: demo test test-cluster test-slow test-gpu check lint types layers clean
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and "batchrec needs Python 3.11 or newer; make PYTHON=python3.12 ...")'
@@ -21,6 +21,9 @@ demo: $(INSTALLED)  ## draw a sample archive and recognise it with the bundled m
 
 test: $(INSTALLED)  ## the tests of every push
 	$(PYTEST)
+
+test-cluster: $(INSTALLED)  ## four raylets with token authentication, disturbed while they work
+	$(PYTEST) -m cluster
 
 test-slow: $(INSTALLED)
 	$(PYTEST) -m slow

@@ -6,16 +6,17 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from batchrec.engine.devices import available_cores, num_cuda_devices
+from batchrec.engine.devices import available_cores, cuda_trouble, num_cuda_devices
 from batchrec.errors import BatchrecError
 from batchrec.models.backends import resolve_precision
 from batchrec.models.zoo import resolve_model
 from batchrec.spec import StoreOptions
-from batchrec.storage import open_store, probe
+from batchrec.storage import OWN_FOLDERS, Store, open_store, probe
 
 _NEEDED = ("ray", "torch", "torchvision", "pyarrow", "obstore", "pillow", "simplejpeg", "safetensors")
 _HELPFUL = {"openvino": "CPU workers then run several times slower, on torch"}
@@ -43,7 +44,7 @@ def examine(output: str | None = None, options: StoreOptions | None = None) -> I
     for package in (*_NEEDED, *_HELPFUL):
         yield _package(package)
     yield Finding("cores", True, f"{available_cores()} of {os.cpu_count()} may be used")
-    yield Finding("cuda", True, f"{num_cuda_devices()} devices visible")
+    yield _cuda()
     yield Finding("precision", True, f"auto means {resolve_precision('auto', 'cpu')} on this CPU")
     yield _shared_memory()
     yield _tried("bundled model", _bundled_model)
@@ -57,6 +58,13 @@ def _package(name: str) -> Finding:
     except PackageNotFoundError:
         consequence = _HELPFUL.get(name)
         return Finding(name, consequence is not None, f"not installed: {consequence or 'pip install ' + name}")
+
+
+def _cuda() -> Finding:
+    num_devices = num_cuda_devices()
+    trouble = cuda_trouble() if num_devices else ""
+    left = f", left alone: {trouble}" if trouble else ""
+    return Finding("cuda", True, f"{num_devices} devices visible{left}")
 
 
 def _shared_memory() -> Finding:
@@ -81,5 +89,21 @@ def _bundled_model() -> str:
 
 
 def _probe(output: str, options: StoreOptions) -> str:
-    probe(open_store(output, options))
+    store = open_store(output, options)
+    with _leaving_no_folder(store):
+        probe(store)
     return "takes conditional puts"
+
+
+@contextmanager
+def _leaving_no_folder(store: Store) -> Iterator[None]:
+    """Remove what folders a look at a local store makes; those of a job that runs there were there before."""
+    root = Path(store.url)
+    wanted = [] if "://" in store.url else [*(root / name for name in OWN_FOLDERS), root, *root.parents]
+    made = [folder for folder in wanted if not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()

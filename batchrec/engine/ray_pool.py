@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
+from batchrec.engine.devices import Placement
 from batchrec.engine.inline_pool import Runner
 from batchrec.engine.pool import (
     AttemptFailed,
@@ -24,62 +25,19 @@ from batchrec.engine.pool import (
     WorkerLost,
     WorkerReady,
 )
-from batchrec.errors import Refused
+from batchrec.engine.ray_connection import cluster_nodes, num_pending_nodes
 from batchrec.records import Attempt
 
-# What an untouched local Ray would do by itself: ask about tokens, count usage at a distant host,
-# start idle workers.
-_LOCAL_ENVIRONMENT = {
-    "RAY_AUTH_MODE": "disabled",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_prestart_worker_first_driver": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
-_OBJECT_STORE_BYTES = 100 * 2**20
 _IDLE_S = 0.1
-
-
-@contextmanager
-def connected_ray(num_cpus: int) -> Iterator[None]:
-    """Use the Ray this process is connected to, or one of the run's own, started for it and stopped after it."""
-    if ray.is_initialized():
-        if (there := ray.cluster_resources().get("CPU", 0)) < num_cpus:
-            raise Refused(
-                f"the Ray this process is connected to has {there:g} CPUs",
-                found=f"{num_cpus} are wanted",
-                advice="connect to a larger one, or use pool=inline",
-            )
-        yield
-        return
-    start_local_ray(num_cpus)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def start_local_ray(num_cpus: int) -> None:
-    """Start a Ray of this process's own on this machine, whatever RAY_ADDRESS says."""
-    os.environ.update(_LOCAL_ENVIRONMENT)
-    on_terminate = signal.getsignal(signal.SIGTERM)
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        include_dashboard=False,
-        object_store_memory=_OBJECT_STORE_BYTES,
-        configure_logging=False,
-        log_to_driver=True,
-    )
-    if threading.current_thread() is threading.main_thread():
-        # Ray puts a handler of its own there, which prints a stack and ends the process on the spot.
-        signal.signal(signal.SIGTERM, on_terminate)
+_COUNT_EVERY_S = 1.0
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(slots=True)
 class _Actor:
     handle: Any
     counts: LiveCounts
-    ready: bool = False
+    node_id: str | None = None
 
 
 class RayPool:
@@ -87,28 +45,28 @@ class RayPool:
 
     Args:
         make_worker: Makes one worker, in the actor's process.
-        num_cpus: Cores a worker asks for.
-        num_gpus: GPUs a worker asks for.
+        placement: What a worker asks for.
         shards_per_worker: Attempts a worker takes at once.
     """
 
-    def __init__(
-        self, make_worker: Callable[[], Runner], *, num_cpus: float, num_gpus: float = 0, shards_per_worker: int = 2
-    ) -> None:
+    def __init__(self, make_worker: Callable[[], Runner], placement: Placement, *, shards_per_worker: int = 2) -> None:
         self.shards_per_worker = shards_per_worker
+        self._placement = placement
         # One thread for each attempt, one for live_counts, so that counting never waits behind work.
         self._actor_class = ray.remote(
-            num_cpus=num_cpus,
-            num_gpus=num_gpus,
+            num_cpus=placement.num_threads,
+            num_gpus=placement.num_gpus,
             max_restarts=0,
             max_task_retries=0,
             max_concurrency=shards_per_worker + 1,
+            scheduling_strategy="SPREAD",
         )(_WorkerActor)
         self._make_worker = ray.put(make_worker)
         self._actors: dict[int, _Actor] = {}
         self._num_started = 0
         self._waiting: dict[Any, tuple[int, Attempt | None]] = {}
         self._counting: dict[Any, int] = {}
+        self._count_at = 0.0
 
     def start_workers(self, num_workers: int) -> None:
         """See :class:`batchrec.engine.pool.Pool`."""
@@ -124,6 +82,10 @@ class RayPool:
 
     def wait(self, timeout_s: float) -> list[Event]:
         """See :class:`batchrec.engine.pool.Pool`."""
+        with _signals_afterwards():
+            return self._wait(timeout_s)
+
+    def _wait(self, timeout_s: float) -> list[Event]:
         self._count()
         waiting = list(self._waiting)
         if not waiting:
@@ -137,6 +99,22 @@ class RayPool:
     def live_counts(self) -> dict[int, LiveCounts]:
         """See :class:`batchrec.engine.pool.Pool`."""
         return {number: actor.counts for number, actor in self._actors.items()}
+
+    def room(self) -> int:
+        """See :class:`batchrec.engine.pool.Pool`."""
+        return self._placement.room_on(cluster_nodes())
+
+    def lacking(self, num_workers: int) -> str:
+        """See :class:`batchrec.engine.pool.Pool`."""
+        nodes = cluster_nodes()
+        if self._placement.room_on(nodes) >= num_workers:
+            return "the workers are starting"
+        pending = f" ({pending} nodes pending)" if (pending := num_pending_nodes()) else ""
+        if self._placement.num_gpus:
+            return f"need {num_workers} GPUs, cluster has {sum(node.num_gpus for node in nodes)}{pending}"
+        num_cores = sum(node.num_cores for node in nodes)
+        each = f"{num_workers} x {self._placement.num_threads}"
+        return f"need {each} CPUs, cluster has {num_cores} on {len(nodes)} nodes{pending}"
 
     def close(self) -> None:
         """See :class:`batchrec.engine.pool.Pool`."""
@@ -157,19 +135,24 @@ class RayPool:
             return AttemptFailed(number, attempt, cause) if attempt else self._failed(number, cause)
         except RayError as error:
             # ActorDiedError, ActorUnavailableError, a lost object or node: all mean that it is gone.
-            return self._lost(number, (str(error).splitlines() or [type(error).__name__])[0])
+            return self._lost(number, error)
         if attempt:
             return AttemptPublished(number, attempt, answer)
-        self._actors[number].ready = True
-        return WorkerReady(number, answer)
+        facts, self._actors[number].node_id = answer
+        return WorkerReady(number, facts)
 
     def _failed(self, number: int, error: Exception) -> WorkerFailed:
         self._forget(number)
         return WorkerFailed(number, error)
 
-    def _lost(self, number: int, reason: str) -> WorkerLost:
+    def _lost(self, number: int, error: RayError) -> WorkerLost:
+        node_id = self._actors[number].node_id
+        # Where its machine stopped answering Ray says "unavailable" at once, and only later that the node died.
+        with_node = isinstance(error, ActorUnavailableError) or (
+            node_id is not None and all(node["NodeID"] != node_id for node in ray.nodes() if node["Alive"])
+        )
         self._forget(number)
-        return WorkerLost(number, reason)
+        return WorkerLost(number, (str(error).splitlines() or [type(error).__name__])[0], with_node)
 
     def _forget(self, number: int) -> None:
         # One that is only unreachable may still write; killing it is best effort, its parts are harmless.
@@ -178,13 +161,17 @@ class RayPool:
         self._counting = {ref: owner for ref, owner in self._counting.items() if owner != number}
 
     def _count(self) -> None:
+        """Ask every worker how far it is, now and then: asked at every event, a hundred cost more than their work."""
+        if time.monotonic() < self._count_at:
+            return
+        self._count_at = time.monotonic() + _COUNT_EVERY_S
         if self._counting:
             ready, _ = ray.wait(list(self._counting), num_returns=len(self._counting), timeout=0)
             for reference in ready:
                 self._take_counts(self._counting.pop(reference), reference)
         asked = set(self._counting.values())
         for number, actor in self._actors.items():
-            if actor.ready and number not in asked:
+            if actor.node_id is not None and number not in asked:
                 self._counting[actor.handle.live_counts.remote()] = number
 
     def _take_counts(self, number: int, reference: Any) -> None:
@@ -201,11 +188,28 @@ class _WorkerActor:
         os.dup2(2, 1)  # what a library prints must not get between the lines of our own stdout
         self._worker = make_worker()
 
-    def start(self) -> Any:
-        return self._worker.start()
+    def start(self) -> tuple[Any, str]:
+        return self._worker.start(), ray.get_runtime_context().get_node_id()
 
     def run(self, attempt: Attempt) -> Any:
         return self._worker.run(attempt)
 
     def live_counts(self) -> LiveCounts:
         return self._worker.live_counts()
+
+
+@contextmanager
+def _signals_afterwards() -> Iterator[None]:
+    """Let handlers of signals run after a call into Ray, which cannot pass on what they raise."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[signal.Signals] = []
+    handlers = {number: signal.signal(number, lambda sent, _: came.append(signal.Signals(sent))) for number in _ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for sent in came:
+            signal.raise_signal(sent)

@@ -20,13 +20,21 @@ if TYPE_CHECKING:
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$")
 
 
-def build_model(spec: ModelSpec) -> torch.nn.Module:
+def build_model(spec: ModelSpec, *, embeddings: bool = False) -> torch.nn.Module:
     """Build a torchvision architecture in evaluation mode, in float32, with its weights.
 
+    Args:
+        spec: What to build.
+        embeddings: Whether it answers ``(logits, embeddings)`` instead of logits; see :func:`count_features`.
+
     Raises:
-        ModelError: If the weights are damaged or do not fit the architecture.
+        ModelError: If the weights are damaged or do not fit the architecture, or it has no embeddings.
     """
-    return load_model(spec.architecture, Path(spec.weights_path), spec.preprocess.crop, num_outputs=spec.num_outputs)
+    model = load_model(spec.architecture, Path(spec.weights_path), spec.preprocess.crop, num_outputs=spec.num_outputs)
+    if embeddings:
+        # No classifier does anything after its last layer, so what that answers is what the model answers.
+        _last_layer(model, spec.architecture).register_forward_hook(lambda _, inputs, logits: (logits, *inputs))
+    return model
 
 
 def load_model(architecture: str, path: Path, crop: int, *, num_outputs: int | None = None) -> torch.nn.Module:
@@ -63,6 +71,28 @@ def count_outputs(architecture: str, state: Mapping[str, torch.Tensor], crop: in
         if seven[name].shape != eleven[name].shape and name in state and state[name].ndim:
             return int(state[name].shape[0])
     raise ModelError("the weights do not fit the architecture", found=f"no last layer of {architecture} among them")
+
+
+def count_features(architecture: str, crop: int) -> int:
+    """Return how many numbers an embedding has: the inputs of the architecture's last layer.
+
+    Raises:
+        ModelError: If that layer is not linear, so that there are no embeddings.
+    """
+    return _last_layer(_construct(architecture, 7, crop, ()), architecture).in_features
+
+
+def _last_layer(model: torch.nn.Module, architecture: str) -> torch.nn.Linear:
+    import torch
+
+    linear = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
+    if not linear:
+        raise ModelError(
+            "this architecture has no embeddings",
+            found=f"no linear layer in {architecture}",
+            advice="use --embeddings off or another model",
+        )
+    return linear[-1]
 
 
 def _construct(architecture: str, num_outputs: int, crop: int, keys: Iterable[str]) -> torch.nn.Module:

@@ -67,6 +67,7 @@ class RunSummary:
         verdict: One sentence; see :func:`state_verdict`.
         threads: Slots of each stage and cores, over all workers.
         max_failure_rate: Share of failed rows the job was allowed.
+        attempts_lost: Attempts in flight on those workers.
     """
 
     job_id: str
@@ -90,6 +91,7 @@ class RunSummary:
     verdict: str
     threads: Threads
     max_failure_rate: float = 0.05
+    attempts_lost: int = 0
 
     def __post_init__(self) -> None:
         for name in ("output", "model", "verdict"):

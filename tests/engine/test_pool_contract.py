@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 
+from batchrec.engine.devices import Placement
 from batchrec.engine.inline_pool import InlinePool
 from batchrec.engine.pool import AttemptFailed, AttemptPublished, Event, Pool, WorkerFailed, WorkerLost, WorkerReady
 from batchrec.errors import ManifestError
@@ -29,7 +30,8 @@ def make_pool(request: pytest.FixtureRequest) -> Iterator[MakePool]:
         from batchrec.engine.ray_pool import RayPool
 
         worker_maker = partial(NullWorker, **worker)
-        pool = InlinePool(worker_maker) if request.param == "inline" else RayPool(worker_maker, num_cpus=0.1)
+        one_core = Placement("cpu", 1, 1)
+        pool = InlinePool(worker_maker) if request.param == "inline" else RayPool(worker_maker, one_core)
         made.append(pool)
         return pool
 
@@ -53,10 +55,10 @@ def attempt(index: int, number: int = 1) -> Attempt:
 
 def test_every_worker_that_starts_gets_ready_under_its_own_number(make_pool: MakePool) -> None:
     pool = make_pool()
-    pool.start_workers(2)
-    assert sorted(event.worker for event in until(pool, WorkerReady, 2)) == [0, 1]
     pool.start_workers(1)
-    assert until(pool, WorkerReady)[0].worker == 2
+    assert until(pool, WorkerReady)[0].worker == 0
+    pool.start_workers(1)
+    assert until(pool, WorkerReady)[0].worker == 1
 
 
 def test_every_dispatch_is_answered_once_with_its_own_attempt(make_pool: MakePool) -> None:
@@ -111,15 +113,27 @@ def test_waiting_with_nothing_to_wait_for_returns(make_pool: MakePool) -> None:
 def test_a_killed_worker_is_lost_once_with_all_it_had(local_ray: None) -> None:
     from batchrec.engine.ray_pool import RayPool
 
-    pool = RayPool(NullWorker, num_cpus=0.1)
+    pool = RayPool(NullWorker, Placement("cpu", 1, 1))
     pool.start_workers(1)
     facts = until(pool, WorkerReady)[0].facts
     pool.dispatch(0, attempt(99))
     pool.dispatch(0, attempt(99, number=2))
     time.sleep(0.5)
     os.kill(facts.pid, signal.SIGKILL)
-    assert until(pool, WorkerLost)[0].worker == 0
+    lost = until(pool, WorkerLost)[0]
+    assert (lost.worker, lost.with_node) == (0, False)
     assert pool.wait(0.5) == []
     pool.start_workers(1)
     assert until(pool, WorkerReady)[0].worker == 1
     pool.close()
+
+
+@pytest.mark.ray
+def test_a_pool_says_what_it_holds_and_what_it_lacks(local_ray: None) -> None:
+    from batchrec.engine.ray_pool import RayPool
+
+    assert RayPool(NullWorker, Placement("cpu", 1, 1)).room() == 2
+    assert RayPool(NullWorker, Placement("cpu", 1, 2)).room() == 1
+    assert RayPool(NullWorker, Placement("cpu", 1, 1)).lacking(2) == "the workers are starting"
+    assert RayPool(NullWorker, Placement("cpu", 3, 8)).lacking(3) == "need 3 x 8 CPUs, cluster has 2 on 1 nodes"
+    assert RayPool(NullWorker, Placement("cuda", 8, 1)).lacking(8) == "need 8 GPUs, cluster has 0"

@@ -71,6 +71,7 @@ def open_backend(
     batch_size: int | None,
     num_threads: int,
     top_k: int,
+    embeddings: bool = False,
     cache_dir: Path | None = None,
     streams: int | None = None,
 ) -> tuple[Backend, str]:
@@ -84,6 +85,7 @@ def open_backend(
         batch_size: Images of one forward pass; chosen for the device when None.
         num_threads: CPU threads the model may use.
         top_k: Labels kept of each image.
+        embeddings: Whether the embedding of each image is kept too.
         cache_dir: Where converted models and trials are kept; the user's cache when None.
         streams: For measuring only: OpenVINO streams; as many as threads when None.
 
@@ -95,12 +97,20 @@ def open_backend(
     """
     resolved = resolve_device(device)
     if resolved != "cpu":
-        return _open_cuda(model, precision, resolved, batch_size or CUDA_BATCH_SIZE, top_k)
+        return _open_cuda(
+            model,
+            precision=precision,
+            device=resolved,
+            batch_size=batch_size or CUDA_BATCH_SIZE,
+            top_k=top_k,
+            embeddings=embeddings,
+        )
     arguments: dict[str, Any] = {
         "precision": precision,
         "batch_size": batch_size or CPU_BATCH_SIZE,
         "num_threads": num_threads,
         "top_k": top_k,
+        "embeddings": embeddings,
     }
     choice = _Choice(model, arguments, cache_dir, streams)
     if backend != "auto":
@@ -159,7 +169,8 @@ class _Choice:
             "openvino": openvino_version(),
             "torch": version("torch"),
             "streams": self._streams,
-            **{name: value for name, value in self._arguments.items() if name != "top_k"},
+            # What is kept of each image takes no time beside the model.
+            **{name: value for name, value in self._arguments.items() if name not in ("top_k", "embeddings")},
         }
 
     def _load(self, name: str) -> Backend:
@@ -176,11 +187,11 @@ class _Choice:
         raise ModelError("there is no such backend", found=name, advice="use openvino, torch-inductor or torch-eager")
 
 
-def _open_cuda(model: ModelSpec, precision: str, device: str, batch_size: int, top_k: int) -> tuple[Backend, str]:
+def _open_cuda(model: ModelSpec, **arguments: Any) -> tuple[Backend, str]:
     from batchrec.models.backends.torch_cuda import TorchCudaBackend
 
-    backend = TorchCudaBackend(model, precision=precision, device=device, batch_size=batch_size, top_k=top_k)
-    return backend, f"torch-cuda {precision}, {batch_size} images a batch"
+    backend = TorchCudaBackend(model, **arguments)
+    return backend, f"torch-cuda {backend.precision}, {backend.batch_size} images a batch"
 
 
 def _openvino_serves(precision: str) -> bool:

@@ -77,6 +77,7 @@ class OpenVinoBackend:
         batch_size: int,
         num_threads: int,
         top_k: int,
+        embeddings: bool = False,
         cache_dir: Path | None = None,
         streams: int | None = None,
     ) -> None:
@@ -84,7 +85,8 @@ class OpenVinoBackend:
         self.batch_size = batch_size
         self.concurrency = streams or num_threads
         self._top_k = top_k
-        graph = load_graph(model, batch_size, cache_dir)
+        self._embeddings = embeddings
+        graph = load_graph(model, batch_size, cache_dir, embeddings=embeddings)
         settings = _settings(precision, num_threads, self.concurrency)
         compiled = import_openvino().Core().compile_model(graph, "CPU", settings)
         self._requests: SimpleQueue[Any] = SimpleQueue()
@@ -96,21 +98,23 @@ class OpenVinoBackend:
         request = self._requests.get()
         try:
             outputs = request.infer({0: images}, share_inputs=True, share_outputs=True)
-            return scores_from_logits(outputs[0], self._top_k)
+            # The outputs lie in the request's own memory, which its next caller writes over.
+            embeddings = np.array(outputs[1]) if self._embeddings else None
+            return scores_from_logits(outputs[0], self._top_k, embeddings)
         finally:
             self._requests.put(request)
 
 
-def load_graph(model: ModelSpec, batch_size: int, cache_dir: Path | None = None) -> Model:
-    """Return the model as an OpenVINO graph from uint8 images to logits.
+def load_graph(model: ModelSpec, batch_size: int, cache_dir: Path | None = None, *, embeddings: bool = False) -> Model:
+    """Return the model as an OpenVINO graph from uint8 images to logits, and to embeddings where asked for.
 
     Read from the cache folder where it was kept; else converted, which imports torch, and kept.
     """
     cache_dir = cache_dir or cache_folder()
-    kept = cache_dir / "ir" / _graph_key(model, batch_size) if cache_dir else None
+    kept = cache_dir / "ir" / _graph_key(model, batch_size, embeddings=embeddings) if cache_dir else None
     graph = _read_graph(kept) if kept else None
     if graph is None:
-        graph = _convert(model, batch_size)
+        graph = _convert(model, batch_size, embeddings=embeddings)
         if kept:
             _keep_graph(graph, kept)
     return graph
@@ -127,7 +131,7 @@ def _settings(precision: str, num_threads: int, streams: int) -> dict[str, Any]:
     }
 
 
-def _graph_key(model: ModelSpec, batch_size: int) -> str:
+def _graph_key(model: ModelSpec, batch_size: int, *, embeddings: bool) -> str:
     facts = {
         "format": _IR_FORMAT,
         "weights": model.weights_sha256,
@@ -137,6 +141,8 @@ def _graph_key(model: ModelSpec, batch_size: int) -> str:
         "batch_size": batch_size,
         "openvino": openvino_version(),
         "torchvision": version("torchvision"),
+        # Left out where they are off, so that the graphs kept before there were any are still found.
+        **({"embeddings": True} if embeddings else {}),
     }
     return digest(facts)[:32]
 
@@ -165,14 +171,14 @@ def _keep_graph(graph: Model, folder: Path) -> None:
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def _convert(model: ModelSpec, batch_size: int) -> Model:
+def _convert(model: ModelSpec, batch_size: int, *, embeddings: bool) -> Model:
     import torch
 
     from batchrec.models.building import build_model
 
     side = model.preprocess.crop
     example = torch.zeros(batch_size, 3, side, side)
-    network = build_model(model)
+    network = build_model(model, embeddings=embeddings)
     with _traceable_attention(), warnings.catch_warnings():
         # Tracing warns of every shape it fixes; the shape is meant to be fixed.
         warnings.simplefilter("ignore")

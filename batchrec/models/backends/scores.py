@@ -19,25 +19,34 @@ class Scores:
         top_scores: float32 ``(n, k)``, softmax probabilities, highest first.
         top_labels: int32 ``(n, k)``, their output indices; of equal scores the lower index first.
         entropy: float32 ``(n,)``, of the whole distribution, in nats.
+        embeddings: float32 ``(n, dimension)``, the inputs of the model's last layer; None where not asked for.
     """
 
     top_scores: NDArray[np.float32]
     top_labels: NDArray[np.int32]
     entropy: NDArray[np.float32]
+    embeddings: NDArray[np.float32] | None = None
+
+    def are_numbers(self) -> NDArray[np.bool_]:
+        """Say of each image whether all the model answered was finite: only then its entropy is."""
+        return np.isfinite(self.entropy)
 
 
-def scores_from_logits(logits: NDArray[np.float32], top_k: int) -> Scores:
+def scores_from_logits(
+    logits: NDArray[np.float32], top_k: int, embeddings: NDArray[np.float32] | None = None
+) -> Scores:
     """Softmax, entropy and the ``top_k`` best of float32 logits ``(n, num_outputs)``.
 
     ``top_k`` above the number of outputs gives all of them.
     """
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    exponents = np.exp(shifted)
-    total = exponents.sum(axis=1, keepdims=True)
-    entropy = np.log(total[:, 0]) - (exponents * shifted).sum(axis=1) / total[:, 0]
+    with np.errstate(invalid="ignore", over="ignore"):  # of what is not finite, see Scores.are_numbers
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        exponents = np.exp(shifted)
+        total = exponents.sum(axis=1, keepdims=True)
+        entropy = np.log(total[:, 0]) - (exponents * shifted).sum(axis=1) / total[:, 0]
     labels = _best(shifted, min(top_k, logits.shape[1])).astype(np.int32)
     scores = (np.take_along_axis(exponents, labels, axis=1) / total).astype(np.float32, copy=False)
-    return Scores(scores, labels, np.maximum(entropy, 0).astype(np.float32, copy=False))
+    return Scores(scores, labels, np.maximum(entropy, 0).astype(np.float32, copy=False), embeddings)
 
 
 def _best(values: NDArray[np.float32], k: int) -> NDArray[np.intp]:

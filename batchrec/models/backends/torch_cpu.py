@@ -33,6 +33,7 @@ class TorchCpuBackend:
         batch_size: int,
         num_threads: int,
         top_k: int,
+        embeddings: bool = False,
         compiled: bool = False,
     ) -> None:
         import torch
@@ -41,11 +42,13 @@ class TorchCpuBackend:
         self.precision = precision
         self.batch_size = batch_size
         self._top_k = top_k
+        self._embeddings = embeddings
         self._alone = threading.Lock()
         torch.set_num_threads(num_threads)
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._mean, self._scale = normalisation(model, "cpu")
-        self._network: Any = build_model(model).to(self._dtype).to(memory_format=torch.channels_last)
+        network = build_model(model, embeddings=embeddings)
+        self._network: Any = network.to(self._dtype).to(memory_format=torch.channels_last)
         if compiled:
             self._compile(model.preprocess.crop)
 
@@ -57,8 +60,9 @@ class TorchCpuBackend:
             # The layout of the bytes is channels-last already: permuting only renames the axes.
             pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
             inputs = pixels.sub_(self._mean).mul_(self._scale).to(self._dtype)
-            logits = self._network(inputs).float().numpy()
-        return scores_from_logits(logits, self._top_k)
+            outputs = self._network(inputs)
+            answers = [each.float().numpy() for each in (outputs if self._embeddings else (outputs,))]
+        return scores_from_logits(answers[0], self._top_k, *answers[1:])
 
     def _compile(self, side: int) -> None:
         import torch

@@ -31,18 +31,29 @@ class TorchCudaBackend:
     name = "torch-cuda"
     concurrency = 1
 
-    def __init__(self, model: ModelSpec, *, precision: str, device: str, batch_size: int, top_k: int) -> None:
+    def __init__(
+        self,
+        model: ModelSpec,
+        *,
+        precision: str,
+        device: str,
+        batch_size: int,
+        top_k: int,
+        embeddings: bool = False,
+    ) -> None:
         import torch
 
         self.device = device
         self.precision = precision
         self.batch_size = batch_size
         self._top_k = min(top_k, model.num_outputs)
+        self._embeddings = embeddings
         self._chunk = batch_size
         self._alone = threading.Lock()
         self._dtype: torch.dtype = getattr(torch, _DTYPES[precision])
         self._mean, self._scale = normalisation(model, device)
-        self._network = build_model(model).to(device, self._dtype).to(memory_format=torch.channels_last)
+        network = build_model(model, embeddings=embeddings)
+        self._network = network.to(device, self._dtype).to(memory_format=torch.channels_last)
         shape = (batch_size, model.preprocess.crop, model.preprocess.crop, 3)
         self._staging = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
         torch.backends.cudnn.benchmark = True
@@ -71,19 +82,21 @@ class TorchCudaBackend:
 
         with torch.inference_mode():
             parts = [self._forward(chunk) for chunk in torch.split(self._staging, self._chunk)]
-            scores, labels, entropy = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
-        return Scores(scores, labels, entropy)
+            columns = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+        return Scores(*columns)
 
-    def _forward(self, chunk: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _forward(self, chunk: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return a chunk's fields of :class:`Scores`, in their order."""
         import torch
 
         pixels = chunk.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
-        logits = self._network(pixels.sub_(self._mean).mul_(self._scale).to(self._dtype)).float()
-        log_scores = torch.log_softmax(logits, dim=1)
+        outputs = self._network(pixels.sub_(self._mean).mul_(self._scale).to(self._dtype))
+        logits, *embeddings = outputs if self._embeddings else (outputs,)
+        log_scores = torch.log_softmax(logits.float(), dim=1)
         scores = log_scores.exp()
         entropy = torch.special.entr(scores).sum(dim=1)
         top = scores.topk(self._top_k, dim=1)
-        return top.values, top.indices.to(torch.int32), entropy
+        return top.values, top.indices.to(torch.int32), entropy, *(each.float() for each in embeddings)
 
     def _halve(self, error: Exception) -> None:
         import torch

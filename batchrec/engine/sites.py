@@ -1,0 +1,96 @@
+"""Where a job's workers run: in this process, on a Ray of the run's own, or on a cluster that is there already."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+from batchrec.engine.devices import Placement, place, place_here
+from batchrec.engine.inline_pool import InlinePool, Runner
+from batchrec.engine.pool import Pool
+from batchrec.spec import JobSpec
+
+
+class Site(Protocol):
+    """A place for workers.
+
+    Attributes:
+        spans_machines: Whether workers may run where this process's disk cannot be seen.
+    """
+
+    spans_machines: bool
+
+    def place(self, spec: JobSpec) -> Placement:
+        """Decide how many workers run, and on what."""
+
+    def open_pool(self, placement: Placement, make_worker: Callable[[], Runner]) -> AbstractContextManager[Pool]:
+        """Open the pool, and close whatever was started for it afterwards."""
+
+
+class ThisProcess:
+    """Workers on threads of this process, without Ray."""
+
+    spans_machines = False
+
+    def place(self, spec: JobSpec) -> Placement:
+        """See :class:`Site`."""
+        return place_here(spec.device, workers=1)
+
+    @contextmanager
+    def open_pool(self, placement: Placement, make_worker: Callable[[], Runner]) -> Iterator[Pool]:
+        """See :class:`Site`."""
+        yield InlinePool(make_worker)
+
+
+class OwnRay:
+    """Workers on a Ray that is started for the run on this machine, whatever RAY_ADDRESS says."""
+
+    spans_machines = False
+
+    def place(self, spec: JobSpec) -> Placement:
+        """See :class:`Site`."""
+        return place_here(spec.device, workers=spec.workers, cores_per_worker=spec.cores_per_worker)
+
+    @contextmanager
+    def open_pool(self, placement: Placement, make_worker: Callable[[], Runner]) -> Iterator[Pool]:
+        """See :class:`Site`."""
+        from batchrec.engine.ray_connection import own_ray
+        from batchrec.engine.ray_pool import RayPool
+
+        with own_ray(num_cpus=placement.num_threads * placement.num_workers):
+            yield RayPool(make_worker, placement)
+
+
+class RayCluster:
+    """Workers on the nodes of a cluster this process is connected to, or part of."""
+
+    spans_machines = True
+
+    def place(self, spec: JobSpec) -> Placement:
+        """See :class:`Site`.
+
+        Raises:
+            Refused: There is no cluster here.
+        """
+        from batchrec.engine.ray_connection import cluster_nodes, join_ray
+
+        join_ray()
+        return place(cluster_nodes(), spec.device, workers=spec.workers, cores_per_worker=spec.cores_per_worker)
+
+    @contextmanager
+    def open_pool(self, placement: Placement, make_worker: Callable[[], Runner]) -> Iterator[Pool]:
+        """See :class:`Site`."""
+        from batchrec.engine.ray_pool import RayPool
+
+        yield RayPool(make_worker, placement)
+
+
+def site_of(spec: JobSpec) -> Site:
+    """Return where a job runs that was submitted in this process."""
+    if spec.pool == "inline":
+        return ThisProcess()
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        return RayCluster()
+    return OwnRay()

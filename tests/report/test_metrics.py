@@ -1,0 +1,90 @@
+"""Metrics, scraped from the endpoint of a real Ray."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+# A process of its own: the Ray that other tests use exports to a port nobody knows.
+JOB = """
+import os, sys
+os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
+import ray, batchrec
+ray.init(address="local", num_cpus=2, include_dashboard=False, configure_logging=False,
+         object_store_memory=80 * 2**20, _metrics_export_port=int(sys.argv[3]))
+batchrec.submit(sys.argv[1], output=sys.argv[2], rows_per_shard=40, max_failure_rate=1)
+print("done", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture(scope="module")
+def scraped(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+    """The output of a job, and what the endpoint said after it."""
+    output, port = tmp_path_factory.mktemp("metrics") / "out", 18_000 + hash(str(archive)) % 2_000
+    command = [sys.executable, "-c", JOB, str(archive / "manifest.parquet"), str(output), str(port)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert any(line == "done\n" for line in process.stdout)
+            found = scrape(port, until="ray_batchrec_shards{", sum_to=4)
+        finally:
+            process.communicate("\n")
+    return output, found
+
+
+def scrape(port: int, *, until: str, sum_to: float, within_s: float = 60) -> dict[str, float]:
+    """Read the endpoint until all shards are done there: Ray passes values on every ten seconds."""
+    give_up_at = time.monotonic() + within_s
+    while True:
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
+        found = dict(samples(text))
+        if found.get("shards state=done") == sum_to:
+            return found
+        assert time.monotonic() < give_up_at, text
+        time.sleep(0.5)
+
+
+def samples(text: str) -> list[tuple[str, float]]:
+    own = re.compile(r"ray_batchrec_(\w+)\{(.*)\} (\S+)")
+    labels = re.compile(r'(status|code|direction|reason|stage|state|queue)="([^"]*)"')
+    return [
+        (f"{match[1]} " + " ".join(f"{name}={value}" for name, value in labels.findall(match[2])), float(match[3]))
+        for line in text.splitlines()
+        if (match := own.match(line))
+    ]
+
+
+@pytest.mark.ray
+def test_every_image_is_counted_by_status_and_code(scraped: tuple[Path, dict[str, float]]) -> None:
+    output, found = scraped
+    errors = pq.read_table(next(output.glob("errors/*/*.parquet")), use_threads=False)
+    codes = errors.column("error_code").to_pylist()
+    counted = {
+        name.partition("code=")[2].split()[0]: value
+        for name, value in found.items()
+        if name.startswith("images_total") and "status=error" in name
+    }
+    assert counted == {code: float(codes.count(code)) for code in set(codes)}
+    ok = [value for name, value in found.items() if name.startswith("images_total") and "status=ok" in name]
+    assert ok == [160.0 - len(codes)]
+
+
+@pytest.mark.ray
+def test_shards_attempts_bytes_and_stages_are_counted(scraped: tuple[Path, dict[str, float]]) -> None:
+    output, found = scraped
+    parts = sum(part.stat().st_size for part in output.glob("predictions/*/*.parquet"))
+    assert found["shards state=pending"] == found["shards state=in_flight"] == found["shards state=abandoned"] == 0
+    assert found["attempts_total reason=published"] == 4
+    assert found["bytes_total direction=written"] == parts
+    assert found["bytes_total direction=read"] > 100_000
+    assert all(found[f"stage_seconds_total stage={stage}"] > 0 for stage in ("fetch", "decode", "predict", "write"))
+    assert found["workers state=ready"] == 1
+    assert 0 <= found["queue_fill queue=images"] <= 1
