@@ -19,17 +19,17 @@ os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
 import ray, batchrec
 ray.init(address="local", num_cpus=2, include_dashboard=False, configure_logging=False,
          object_store_memory=80 * 2**20, _metrics_export_port=int(sys.argv[3]))
-batchrec.submit(sys.argv[1], output=sys.argv[2], rows_per_shard=40, max_failure_rate=1)
+batchrec.submit(sys.argv[1], output=sys.argv[2], limit=1200, rows_per_shard=300, max_failure_rate=1)
 print("done", flush=True)
 sys.stdin.readline()
 """
 
 
 @pytest.fixture(scope="module")
-def scraped(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+def scraped(long_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
     """The output of a job, and what the endpoint said after it."""
-    output, port = tmp_path_factory.mktemp("metrics") / "out", 18_000 + hash(str(archive)) % 2_000
-    command = [sys.executable, "-c", JOB, str(archive / "manifest.parquet"), str(output), str(port)]
+    output, port = tmp_path_factory.mktemp("metrics") / "out", 18_000 + hash(str(long_manifest)) % 2_000
+    command = [sys.executable, "-c", JOB, str(long_manifest), str(output), str(port)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -74,7 +74,7 @@ def test_every_image_is_counted_by_status_and_code(scraped: tuple[Path, dict[str
     }
     assert counted == {code: float(codes.count(code)) for code in set(codes)}
     ok = [value for name, value in found.items() if name.startswith("images_total") and "status=ok" in name]
-    assert ok == [160.0 - len(codes)]
+    assert ok == [1200.0 - len(codes)]
 
 
 @pytest.mark.ray

@@ -1,0 +1,35 @@
+"""What a worker makes sure of before it takes work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from batchrec.engine.identity import bind
+from batchrec.engine.worker import Worker
+from batchrec.errors import OutputError
+from batchrec.job import worker_job
+from batchrec.planning import Job, plan_job
+from batchrec.spec import JobSpec, StoreOptions
+from batchrec.storage import open_store
+
+
+@pytest.fixture
+def planned(archive: Path, tmp_path: Path) -> Job:
+    return plan_job(JobSpec(source=(str(archive / "manifest.parquet"),), output=str(tmp_path / "out"), pool="inline"))
+
+
+def test_a_worker_refuses_a_folder_that_is_not_the_coordinators(planned: Job, tmp_path: Path) -> None:
+    """On another machine a local path is another disk, where nothing was prepared."""
+    store = open_store(planned.spec.output, StoreOptions())
+    with pytest.raises(OutputError, match="is not the folder the coordinator prepared .*no job"):
+        Worker(worker_job(planned, store)).start()
+
+
+def test_a_worker_refuses_a_folder_of_another_job(planned: Job, archive: Path, tmp_path: Path) -> None:
+    store = open_store(planned.spec.output, StoreOptions())
+    other = plan_job(planned.spec.replace(top_k=2))
+    bind(store, other.identity)
+    with pytest.raises(OutputError, match=f"found: job {other.identity.job_id[:12]}"):
+        Worker(worker_job(planned, store)).start()
