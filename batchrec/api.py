@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from batchrec.errors import UsageError
 from batchrec.settings import checked, resolve_settings
 
 if TYPE_CHECKING:
@@ -32,7 +33,14 @@ def submit(source: str | Path | Sequence[str | Path], **settings: Any) -> RunSum
     from batchrec.job import run_job
 
     sources = (source,) if isinstance(source, str | Path) else tuple(source)
-    return run_job(resolve_settings([str(each) for each in sources], checked(settings)).to_spec())
+    resolved = resolve_settings([str(each) for each in sources], checked(settings))
+    if resolved.values["address"] not in (None, "local"):
+        raise UsageError(
+            "from Python a job runs in this process or on the Ray it is connected to",
+            found=f"address={resolved.values['address']}",
+            advice="call ray.init(address=...) first, or use the command `batchrec submit --address`",
+        )
+    return run_job(resolved.to_spec())
 
 
 def open(url: str, store: StoreOptions | None = None) -> Output:  # noqa: A001  read as batchrec.open

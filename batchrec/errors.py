@@ -10,7 +10,8 @@
     ├── Resumable                  exit 5   run the same command again
     │   ├── StorageLost                     the store went away, or is full
     │   ├── AccessLost                      credentials ran out during the run
-    │   └── WorkersLost                     no worker is left to run on
+    │   ├── WorkersLost                     no worker is left to run on
+    │   └── ClusterLost                     the cluster does not answer, or lost the coordinator
     ├── Stopped                    exit 6   somebody or something ended the run
     │   ├── Superseded                      another coordinator took the job over
     │   └── DeadlineReached
@@ -96,6 +97,10 @@ class WorkersLost(Resumable):
     """No worker is left to run on."""
 
 
+class ClusterLost(Resumable):
+    """The cluster does not answer, or lost the coordinator."""
+
+
 class Stopped(BatchrecError):
     """The run was ended; the same command resumes it."""
 
@@ -135,6 +140,7 @@ class ErrorCode(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     DECODER_CRASH = "decoder_crash"
     DECODE_TIMEOUT = "decode_timeout"
+    PREDICTION_FAILED = "prediction_failed"
     SHARD_FAILED = "shard_failed"
 
 
@@ -158,7 +164,7 @@ CODES: dict[ErrorCode, CodeFacts] = {
     ErrorCode.URI_MISSING: CodeFacts("the manifest row has no URI: fill it or drop the row"),
     ErrorCode.URI_INVALID: CodeFacts("the URI cannot name an object: correct it in the manifest"),
     ErrorCode.URI_REFUSED: CodeFacts(
-        "the URI points outside what this job may read: see --input-root and --allow-bucket"
+        "the URI points outside what this job may read: see --input-root, --allow-bucket and --allow-http"
     ),
     ErrorCode.NOT_FOUND: CodeFacts("nothing is stored under this URI: compare the manifest with the archive"),
     ErrorCode.ACCESS_DENIED: CodeFacts("grant read access to this object", retryable=True, systemic=True),
@@ -178,7 +184,10 @@ CODES: dict[ErrorCode, CodeFacts] = {
     ErrorCode.BAD_DIMENSIONS: CodeFacts("width or height is zero or out of proportion: replace it"),
     ErrorCode.OUT_OF_MEMORY: CodeFacts("decoding needs more memory than the worker has", retryable=True),
     ErrorCode.DECODER_CRASH: CodeFacts("the decoder died on this image: replace it"),
-    ErrorCode.DECODE_TIMEOUT: CodeFacts("decoding took too long: replace it"),
+    ErrorCode.DECODE_TIMEOUT: CodeFacts("decoding took too long: replace it, or raise --decode-within"),
+    ErrorCode.PREDICTION_FAILED: CodeFacts(
+        "the model answered no numbers (NaN or infinite) for this image: try --precision fp32, else look at the weights"
+    ),
     ErrorCode.SHARD_FAILED: CodeFacts(
         "its shard failed as a whole: read the log, then retry these rows", retryable=True
     ),
@@ -192,6 +201,10 @@ class ImageError(BatchrecError):
         super().__init__(code.value, found=detail)
         self.code = code
         self.detail = detail
+
+    def bare(self) -> ImageError:
+        """Return it without the frames it came through, which would keep the image's bytes as long as it is kept."""
+        return ImageError(self.code, self.detail)
 
     def __reduce__(self) -> tuple[object, ...]:
         return ImageError, (self.code, self.detail)

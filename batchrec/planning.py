@@ -112,14 +112,15 @@ def plan_job(spec: JobSpec, *, site: Site | None = None, model: ModelSpec | None
     embedding = resolve_embedding(spec.embeddings, model)
     site = site or site_of(spec)
     placement = site.place(spec)
-    precision = resolve_precision(spec.precision, placement.device)
+    store = open_store(spec.output, spec.store)
+    standing = bound_identity(store)
+    precision = _precision(spec.precision, placement.device, standing)
     identity = identify(spec, manifest, model, precision)
     rows = spec.rows_per_shard or rows_per_shard(min(manifest.num_rows, spec.limit or manifest.num_rows))
     plan = plan_shards([file.num_rows for file in manifest.files], rows, spec.limit)
-    store, layout = open_store(spec.output, spec.store), Layout(identity.job_id)
+    layout = Layout(identity.job_id)
     done: dict[int, int] = {}
     complete = False
-    standing = bound_identity(store)
     if standing is None:
         refuse_foreign_content(store)
     else:
@@ -147,6 +148,12 @@ def plan_job(spec: JobSpec, *, site: Site | None = None, model: ModelSpec | None
     )
 
 
+def _precision(asked: str, device: str, standing: Identity | None) -> str:
+    """Return the class of arithmetic of a job: decided when it begins, wherever it is resumed."""
+    begun = standing.fields.get("precision") if standing and asked == "auto" else None
+    return begun if isinstance(begun, str) else resolve_precision(asked, device)
+
+
 def _refuse_damaged(store: Store, layout: Layout, sealed: Seal, sizes: dict[int, int]) -> None:
     """Refuse a sealed output that has lost parts since, or has others in their place."""
     lost = [layout.part_key(part.shard) for part in sealed.parts if sizes.get(part.shard) != part.size]
@@ -154,7 +161,7 @@ def _refuse_damaged(store: Store, layout: Layout, sealed: Seal, sizes: dict[int,
         raise OutputError(
             f"the sealed output {store.url} is damaged",
             found=f"{len(lost)} of {len(sealed.parts)} parts are not as sealed, the first is {lost[0]}",
-            advice="bring them back from a copy, or use another output folder; `batchrec verify` lists all faults",
+            advice=f"`batchrec verify` lists all faults, `batchrec repair {store.url}` lets this command mend them",
         )
 
 
@@ -168,6 +175,6 @@ def standing_plan(store: Store, layout: Layout, wanted: Plan) -> Plan:
         raise OutputError(
             f"the plan in {store.url} is not one of this manifest",
             found=f"{standing.num_rows:,} rows where the job has {wanted.num_rows:,}",
-            advice="it was damaged after it was written: choose another output folder",
+            advice=f"it was damaged after it was written: `batchrec repair {store.url}` moves it away",
         )
     return standing

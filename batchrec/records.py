@@ -29,12 +29,46 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbeddingSpec:
+    """What a job keeps of each image's embedding.
+
+    Attributes:
+        dtype: ``float16`` or ``float32``.
+        dimension: Numbers of one embedding, at least 1.
+    """
+
+    dtype: str
+    dimension: int
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try of one shard. ``number`` counts from 1 within one run; 0 stands for rows published as given up."""
+    """One try of one shard. ``number`` counts from 1 within one run; 0 stands for rows published as given up.
+
+    ``isolated`` asks for all its images to be decoded in child processes: it has lost several workers.
+    """
 
     shard: Shard
     number: int
     attempt_id: str
+    isolated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InHand:
+    """What one thread of a worker is at.
+
+    Attributes:
+        stage: ``read``, ``fetch``, ``decode``, ``decode apart``, ``predict`` or ``write``.
+        shard: Index of the shard.
+        row: Row within the shard; of a batch its first, of a whole shard 0.
+        for_s: How long it has been at it.
+    """
+
+    stage: str
+    shard: int
+    row: int
+    for_s: float
 
 
 @dataclass(frozen=True, slots=True)

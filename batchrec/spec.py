@@ -10,9 +10,14 @@ from typing import Any
 from batchrec.errors import UsageError
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+EMBEDDINGS = ("off", "float16", "float32")
 POOLS = ("ray", "inline")
 DEVICES = ("auto", "cpu", "cuda")
 BACKENDS = ("auto", "openvino", "torch-inductor", "torch-eager")
+#: Seconds one image may take to decode; one of 100 megapixels takes about two.
+DECODE_WITHIN_S = 60.0
+#: Seconds a worker with work may finish no row.
+STALL_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,9 @@ class JobSpec:
         passthrough: Columns carried into the predictions unchanged.
         input_roots: Local folders images may lie in, beside the manifest's own.
         allow_buckets: Buckets images may lie in, beside the manifest's own.
+        allow_http: Hosts, or ``HOST:PORT``, images may be fetched from over HTTP.
         top_k: Labels kept for each image.
+        embeddings: What each image's embedding is kept as, or ``off``.
         precision: Class of arithmetic; ``auto`` is resolved once by the coordinator.
         limit: Only the first rows of the manifest.
         manifest_root: Folder relative image URIs start from, where the manifest itself is a staged copy.
@@ -63,13 +70,17 @@ class JobSpec:
         pool: ``ray`` or ``inline``.
         device: ``auto``, ``cpu`` or ``cuda``.
         backend: ``auto`` or the name of one.
-        workers: Number of workers; one per device when None.
+        workers: Number of workers; as many as there is room for when None.
+        cores_per_worker: Cores each worker gets; chosen for the machines when None.
         batch_size: Images of one forward pass; chosen for the device when None.
         rows_per_shard: Overrides the plan's own size, for a job not yet planned.
         max_failure_rate: Share of failed rows above which the verdict is exit 4.
         deadline_s: Seconds after which the run stops, resumable.
         takeover: Take a job over from a coordinator that still seems alive.
         workers_within_s: Seconds the run waits without a single worker before it ends, resumable.
+        stall_s: Seconds without a finished row after which a worker that has work is replaced; never less than
+            three times ``decode_within_s``.
+        decode_within_s: Seconds one image may take to decode.
         store: How to reach an object store.
     """
 
@@ -82,7 +93,9 @@ class JobSpec:
     passthrough: tuple[str, ...] = ()
     input_roots: tuple[str, ...] = ()
     allow_buckets: tuple[str, ...] = ()
+    allow_http: tuple[str, ...] = ()
     top_k: int = 5
+    embeddings: str = "off"
     precision: str = "auto"
     limit: int | None = None
     manifest_root: str | None = None
@@ -92,12 +105,15 @@ class JobSpec:
     device: str = "auto"
     backend: str = "auto"
     workers: int | None = None
+    cores_per_worker: int | None = None
     batch_size: int | None = None
     rows_per_shard: int | None = None
     max_failure_rate: float = 0.05
     deadline_s: float | None = None
     takeover: bool = False
-    workers_within_s: float | None = None
+    workers_within_s: float | None = 1800.0
+    stall_s: float = STALL_S
+    decode_within_s: float = DECODE_WITHIN_S
     store: StoreOptions = StoreOptions()
 
     def __post_init__(self) -> None:
@@ -140,16 +156,22 @@ def _faults(spec: JobSpec) -> list[str]:
         faults.append("no manifest is named")
     if not spec.output:
         faults.append("no output folder is named")
-    for name, allowed in (("precision", PRECISIONS), ("pool", POOLS), ("device", DEVICES), ("backend", BACKENDS)):
+    choices = {"embeddings": EMBEDDINGS, "precision": PRECISIONS, "pool": POOLS, "device": DEVICES, "backend": BACKENDS}
+    for name, allowed in choices.items():
         if (value := getattr(spec, name)) not in allowed:
             faults.append(f"{name} is {value!r}, not one of {', '.join(allowed)}")
-    for name in ("top_k", "limit", "workers", "batch_size", "rows_per_shard"):
+    for name in ("top_k", "limit", "workers", "cores_per_worker", "batch_size", "rows_per_shard"):
         value = getattr(spec, name)
         if value is not None and value < 1:
             faults.append(f"{name} is {value}, must be at least 1")
     if not 0 <= spec.max_failure_rate <= 1:
         faults.append(f"max_failure_rate is {spec.max_failure_rate}, must be from 0 to 1")
-    times = {"deadline_s": spec.deadline_s, "workers_within_s": spec.workers_within_s}
+    times = {
+        "deadline_s": spec.deadline_s,
+        "workers_within_s": spec.workers_within_s,
+        "stall_s": spec.stall_s,
+        "decode_within_s": spec.decode_within_s,
+    }
     faults += [
         f"{name} is {time_s}, must be positive" for name, time_s in times.items() if time_s is not None and time_s <= 0
     ]

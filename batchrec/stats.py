@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 STAGES = ("fetch", "decode", "predict", "write")
@@ -64,3 +65,28 @@ class ShardStats:
             predict_s=self.predict_s + other.predict_s,
             write_s=self.write_s + other.write_s,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class RunProgress:
+    """How far a run is.
+
+    Attributes:
+        num_ok: Images this run has a prediction for, in published shards or not.
+        num_failed: Images it has none for.
+        num_shards_done: Shards it published.
+        stats: Sum over its published attempts.
+        shards: Shards of the job by state: ``pending``, ``in_flight``, ``done``, ``abandoned``.
+        workers: Workers by state: ``wanted``, ``ready``.
+        attempts: Attempts of this run by what became of them: ``published``, ``failed``, ``lost``.
+        fill: How full the workers' queues are on average, from 0 to 1, by name.
+    """
+
+    num_ok: int = 0
+    num_failed: int = 0
+    num_shards_done: int = 0
+    stats: ShardStats = field(default_factory=ShardStats)
+    shards: Mapping[str, int] = field(default_factory=dict)
+    workers: Mapping[str, int] = field(default_factory=dict)
+    attempts: Mapping[str, int] = field(default_factory=dict)
+    fill: Mapping[str, float] = field(default_factory=dict)

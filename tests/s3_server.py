@@ -22,7 +22,8 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import formatdate
@@ -69,6 +70,50 @@ class Fault:
     reset: bool = False
     answer_delay_s: float = 0.0
     cut_bytes: int | None = None
+
+
+class SeededFaults:
+    """A fault hook that draws from a seed; the n-th request of one kind for one key always meets the same.
+
+    Threads come in any order, so the draw hangs on what is asked for and not on when.
+
+    Args:
+        seed: Another one draws others.
+        faults: Each with its share of the requests of its methods.
+
+    Attributes:
+        made: How often each was made, by its place in the list.
+    """
+
+    def __init__(self, seed: int, faults: Sequence[tuple[float, str, Fault]]) -> None:
+        self._seed, self._faults = seed, faults
+        self._asked: Counter[tuple[str, str, str]] = Counter()
+        self.made: Counter[int] = Counter()
+
+    def __call__(self, request: Request) -> Fault | None:
+        kind = request.method, request.bucket, request.key
+        self._asked[kind] += 1
+        digest = hashlib.sha256(repr((self._seed, *kind, self._asked[kind])).encode()).digest()
+        drawn = int.from_bytes(digest[:8], "big") / 2**64
+        for number, (share, methods, fault) in enumerate(self._faults):
+            if request.method in methods.split():
+                drawn -= share
+                if drawn < 0:
+                    self.made[number] += 1
+                    return fault
+        return None
+
+
+#: A bad day: each with its share of the requests it can meet.
+BAD_DAY = (
+    (0.05, "GET PUT HEAD POST DELETE", Fault(status=503, code="SlowDown")),
+    (0.02, "PUT POST DELETE", Fault(status=500, applied=True)),
+    (0.01, "PUT POST DELETE", Fault(reset=True, applied=True)),
+    (0.01, "PUT", Fault(status=409, code="ConditionalRequestConflict")),
+    (0.01, "GET", Fault(cut_bytes=100)),
+    (0.01, "GET PUT HEAD", Fault(reset=True)),
+    (0.05, "GET PUT HEAD", Fault(delay_s=0.05, answer_delay_s=0.05)),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,20 @@ def finished(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture
+def model_without_numbers(tmp_path: Path) -> str:
+    """A real small network with weights so large that one of its answers is infinite."""
+    import torch
+    from safetensors.torch import save_file
+    from torchvision.models import get_model
+
+    weights = get_model("shufflenet_v2_x0_5", num_classes=3).state_dict()
+    weights["conv5.1.bias"] += 1
+    weights["fc.weight"][1] = torch.finfo(torch.float32).max
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, tmp_path / "large.safetensors")
+    return f"file:{tmp_path}/large.safetensors+shufflenet_v2_x0_5"
+
+
 def sound(out: Path) -> int:
     """Verify an output and return its number of rows."""
     opened = batchrec.open(str(out))
@@ -100,6 +114,21 @@ def test_the_verdict_follows_the_limit_asked_for_now(archive: Path, finished: Pa
     assert batchrec.submit(source, max_failure_rate=0.5, **arguments).exit_code == 0
 
 
+@pytest.mark.parametrize("backend", ["torch-eager", "openvino"])
+def test_a_model_that_answers_no_numbers_gives_error_rows(
+    archive: Path, model_without_numbers: str, tmp_path: Path, backend: str
+) -> None:
+    out = tmp_path / "out"
+    source, model = str(archive / "manifest.parquet"), model_without_numbers
+    settings = {"pool": "inline", "limit": 40, "precision": "fp32", "backend": backend}
+    assert batchrec.submit(source, output=str(out), model=model, **settings).exit_code == 4
+    assert sound(out) == 40
+    rows = batchrec.open(str(out)).predictions().to_table()
+    assert "ok" not in rows.column("status").to_pylist()
+    assert rows.column("error_code").to_pylist().count("prediction_failed") > 30
+    assert rows.column("score").null_count == rows.column("label").null_count == 40
+
+
 def test_another_definition_is_refused_with_what_differs(archive: Path, finished: Path) -> None:
     with pytest.raises(OutputError, match=r"top_k was 5, is now 3") as refused:
         batchrec.submit(str(archive / "manifest.parquet"), output=str(finished), passthrough="broken", top_k=3)
@@ -112,7 +141,7 @@ def test_a_changed_manifest_is_refused(archive: Path, tmp_path: Path) -> None:
     batchrec.submit(str(copy / "manifest.parquet"), pool="inline", limit=20)
     table = pq.read_table(copy / "manifest.parquet")
     pq.write_table(table.slice(0, 100), copy / "manifest.parquet")
-    with pytest.raises(OutputError, match="manifest was"):
+    with pytest.raises(OutputError, match=r"manifest: manifest\.parquet was \d+ bytes, is now \d+"):
         batchrec.submit(str(copy / "manifest.parquet"), pool="inline", limit=20)
 
 

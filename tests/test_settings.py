@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import batchrec
 from batchrec.errors import UsageError
 from batchrec.jobfile import MAX_JOB_FILE_BYTES
-from batchrec.settings import SETTINGS, Settings, checked, default_output, resolve_settings
+from batchrec.settable import SETTINGS
+from batchrec.settings import Settings, checked, default_output, resolve_settings, unknown_variables
 from batchrec.spec import ImageLimits, JobSpec, StoreOptions
 
 LAYERS = ("job file", "environment", "--set", "flag")
@@ -134,7 +139,7 @@ def test_all_faults_of_a_job_file_are_listed_with_the_nearest_name(job_file: Pat
     assert "sourse: unknown setting, perhaps source" in text
     assert "zzzzz: unknown setting" in text
     assert "limit: " in text
-    assert "max_failure_rate: one value is wanted, found a list" in text
+    assert "max_failure_rate: a number is wanted, found a list" in text
     assert "workers" not in text
     assert str(job_file) in text
 
@@ -210,6 +215,50 @@ def test_only_names_of_settings_are_read_from_the_environment() -> None:
     assert (found.values["workers"], found.values["passthrough"]) == (3, ())
     with pytest.raises(UsageError, match="the environment is not valid: workers: "):
         resolve(environ={"BATCHREC_WORKERS": "few"})
+
+
+def test_variables_that_nothing_reads_are_named_with_the_nearest_that_is_read() -> None:
+    environ = {
+        "BATCHREC_TOPK": "3",
+        "BATCHREC_CASHE": "x",
+        "BATCHREC_top_k": "3",
+        "BATCHREC_QQQQ": "",
+        "BATCHREC_TOP_K": "3",
+        "BATCHREC_CACHE": "x",
+        "BATCHREC_TEST_DATA": "x",
+        "BATCHREC_HEAD_SERVICE_HOST": "10.0.0.1",
+        "BATCHREC_HEAD_SERVICE_PORT_DASHBOARD": "8265",
+        "BATCHREC_HEAD_PORT": "tcp://10.0.0.1:8265",
+        "BATCHREC_HEAD_PORT_8265_TCP_ADDR": "10.0.0.1",
+        "TOPK": "3",
+    }
+    assert unknown_variables(environ) == [
+        "BATCHREC_CASHE, perhaps BATCHREC_CACHE",
+        "BATCHREC_QQQQ",
+        "BATCHREC_TOPK, perhaps BATCHREC_TOP_K",
+        "BATCHREC_top_k, perhaps BATCHREC_TOP_K",
+    ]
+    assert resolve(environ=environ).values["top_k"] == 3
+
+
+def test_every_variable_the_code_reads_is_known() -> None:
+    named = re.compile(r"BATCHREC_[A-Z0-9_]*[A-Z0-9]")
+    package = Path(batchrec.__file__).parent
+    read = {name for path in package.rglob("*.py") for name in named.findall(path.read_text())}
+    assert {"BATCHREC_CACHE", "BATCHREC_S3_ENDPOINT"} <= read
+    assert unknown_variables(dict.fromkeys(read, "")) == []
+
+
+def test_the_command_warns_of_variables_that_nothing_reads_in_one_line(
+    run_cli: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BATCHREC_TOPK", "3")
+    monkeypatch.setenv("BATCHREC_QQQQ", "3")
+    code, out, err = run_cli("submit", "m.parquet", "--print-config", "--json")
+    assert (code, json.loads(out)["top_k"]["origin"]) == (0, "default")
+    assert err == (
+        "batchrec: ignored, as no setting has that name: BATCHREC_QQQQ; BATCHREC_TOPK, perhaps BATCHREC_TOP_K\n"
+    )
 
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 import click
 
+from batchrec.cli.handing import CLUSTER_FLAGS, cluster_flags, cluster_of, submit_to
 from batchrec.cli.options import job_options, settings_from
+from batchrec.cli.running import run_and_report
+from batchrec.redacting import redact
 from batchrec.settings import Settings
 from batchrec.spec import JobSpec
 
@@ -19,6 +21,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 @job_options
 @click.option("--dry-run", is_flag=True, help="Print the plan, write nothing")
 @click.option("--print-config", is_flag=True, help="Print every setting and where it comes from")
+@cluster_flags
 @json_option
 def submit(
     source: tuple[str, ...],
@@ -30,6 +33,7 @@ def submit(
     **flags: Any,
 ) -> int:
     """Recognise every image of the manifests SOURCE; the same command again resumes."""
+    manner = {name: flags.pop(name) for name in CLUSTER_FLAGS}
     settings = settings_from(source, job_file, sets, flags)
     if print_config:
         _print_config(settings, as_json)
@@ -38,7 +42,9 @@ def submit(
     if dry_run:
         _print_plan(spec, as_json)
         return 0
-    return _run(spec, as_json)
+    if (address := cluster_of(settings, manner)) is not None:
+        return submit_to(address, spec, manner, job_file, as_json)
+    return run_and_report(spec, as_json)
 
 
 @click.command()
@@ -50,34 +56,8 @@ def plan(source: tuple[str, ...], job_file: str | None, sets: tuple[str, ...], a
     return 0
 
 
-def _run(spec: JobSpec, as_json: bool) -> int:
-    from batchrec.cli.telling import TerminalObserver, silence
-    from batchrec.job import run_job
-    from batchrec.report.planned import plan_lines
-    from batchrec.report.terminal import print_report
-
-    observer = TerminalObserver(sys.stderr)
-
-    def begin(job: Any) -> None:
-        observer.begin(plan_lines(job.facts()), job.plan.num_rows, job.num_rows_done)
-
-    try:
-        summary = run_job(spec, observer, on_plan=begin)
-    finally:
-        observer.close()
-    try:
-        if as_json:
-            click.echo(json.dumps(summary.to_json(), indent=1))
-        else:
-            print_report(summary, sys.stdout)
-    except BrokenPipeError:
-        # The job is complete whoever reads of it: its verdict stands.
-        silence(sys.stdout)
-    return summary.exit_code
-
-
 def _print_plan(spec: JobSpec, as_json: bool) -> None:
-    from batchrec.job import plan_job
+    from batchrec.planning import plan_job
     from batchrec.report.planned import plan_lines
 
     facts = plan_job(spec).facts()
@@ -87,7 +67,7 @@ def _print_plan(spec: JobSpec, as_json: bool) -> None:
 def _print_config(settings: Settings, as_json: bool) -> None:
     rows = {name: {"value": value, "origin": settings.origins[name]} for name, value in settings.values.items()}
     if as_json:
-        click.echo(json.dumps(rows, indent=1))
+        click.echo(redact(json.dumps(rows, indent=1)))
         return
     for name, row in rows.items():
-        click.echo(f"{name:18} {json.dumps(row['value']):32} {row['origin']}")
+        click.echo(redact(f"{name:18} {json.dumps(row['value']):32} {row['origin']}"))

@@ -12,11 +12,17 @@ from typing import Any, NoReturn
 
 import click
 
+from batchrec.cli.afterwards import compact, export, repair, retry
+from batchrec.cli.clusters import list_submissions, logs, stop
+from batchrec.cli.handing import wait
 from batchrec.cli.jobs import plan, submit
+from batchrec.cli.kubernetes import k8s
 from batchrec.cli.machine import doctor
 from batchrec.cli.models import models
 from batchrec.cli.outputs import errors, report, status, verify
+from batchrec.cli.running import run as run_job_file
 from batchrec.cli.samples import sample
+from batchrec.cli.schemas import schema
 from batchrec.cli.telling import ReaderGone, silence
 from batchrec.errors import BatchrecError, StorageLost, UsageError
 from batchrec.redacting import shown
@@ -49,7 +55,28 @@ def cli() -> None:
     """Recognise every image of an archive once: from a Parquet manifest to Parquet predictions."""
 
 
-for verb in (submit, plan, status, report, errors, verify, models, sample, doctor):
+for verb in (
+    submit,
+    plan,
+    run_job_file,
+    status,
+    logs,
+    stop,
+    wait,
+    list_submissions,
+    report,
+    errors,
+    verify,
+    retry,
+    export,
+    compact,
+    repair,
+    models,
+    sample,
+    doctor,
+    schema,
+    k8s,
+):
     cli.add_command(verb)
 
 

@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 import click
 
 from batchrec.errors import UsageError
-from batchrec.settings import SETTINGS, Setting, Settings, parse_text, resolve_settings
+from batchrec.redacting import shown
+from batchrec.settable import SETTINGS, Setting
+from batchrec.settings import Settings, resolve_settings, unknown_variables
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _SHORT = {"output": "-o", "model": "-m"}
@@ -27,7 +29,7 @@ def _option(setting: Setting) -> Callable[[_F], _F]:
 def _metavar(setting: Setting) -> str:
     if setting.choices:
         return f"[{'|'.join(setting.choices)}]"
-    return {int: "N", float: "X", str: "TEXT"}.get(setting.parse, "VALUE")  # type: ignore[call-overload, no-any-return]
+    return setting.kind.metavar
 
 
 def job_options(function: _F) -> _F:
@@ -58,8 +60,10 @@ def settings_from(
                 faults.append(f"{setting.flag}: {error}")
     if faults:
         raise UsageError("the command line is not valid: " + "; ".join(faults), advice="correct all of them")
+    if unread := unknown_variables(os.environ):
+        click.echo(f"batchrec: ignored, as no setting has that name: {shown('; '.join(unread))}", err=True)
     return resolve_settings(source, given, sets=sets, environ=os.environ, job_file=job_file)
 
 
 def _parsed(setting: Setting, value: Any) -> Any:
-    return value if setting.many or isinstance(value, bool) else parse_text(setting, value)
+    return value if setting.many or isinstance(value, bool) else setting.parse(value)

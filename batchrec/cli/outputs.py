@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from batchrec.cli.clusters import status_of
 from batchrec.engine.telling import WRITE_EVERY_S
 from batchrec.errors import OutputError, Stopped
 from batchrec.output.layout import Layout
@@ -21,7 +22,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 EXIT_FAULTS = 3
 
 
-def _output_verb(function: _F) -> _F:
+def output_verb(function: _F) -> _F:
     """Add what every verb on an output folder takes."""
     function = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON")(function)
     function = click.option("--s3-region", metavar="TEXT", envvar="BATCHREC_S3_REGION", help="Region of the bucket")(
@@ -34,7 +35,8 @@ def _output_verb(function: _F) -> _F:
     return click.argument("output")(function)
 
 
-def _open(output: str, s3_endpoint: str | None, s3_region: str | None) -> Output:
+def open_named(output: str, s3_endpoint: str | None, s3_region: str | None) -> Output:
+    """Open the output folder that a command line names."""
     return open_output(output, StoreOptions(endpoint=s3_endpoint, region=s3_region))
 
 
@@ -53,10 +55,18 @@ def _plan_of(opened: Output) -> Any:
 
 
 @click.command()
-@_output_verb
-def status(output: str, s3_endpoint: str | None, s3_region: str | None, as_json: bool) -> int:
-    """Say how far the job of an output folder is."""
-    opened = _open(output, s3_endpoint, s3_region)
+@click.option("--no-auth", is_flag=True, help="The cluster has no token authentication: send none")
+@click.option("--address", metavar="URL", help="Ray cluster of a submission")
+@output_verb
+def status(
+    output: str, s3_endpoint: str | None, s3_region: str | None, as_json: bool, address: str | None, no_auth: bool
+) -> int:
+    """Say how far the job of an output folder is, or what a cluster says of a submission."""
+    from batchrec.cluster.submission import is_submission_id
+
+    if is_submission_id(output):
+        return status_of(output, address, no_auth=no_auth, as_json=as_json)
+    opened = open_named(output, s3_endpoint, s3_region)
     num_shards = len(_plan_of(opened))
     age_s = None if opened.seal else opened.progress_age_s()
     facts = {
@@ -68,15 +78,48 @@ def status(output: str, s3_endpoint: str | None, s3_region: str | None, as_json:
         "rows_ok": opened.seal.num_ok if opened.seal else None,
         "progress": None if opened.seal else opened.progress(),
         "progress_age_s": age_s,
+        **_retries(opened),
     }
     if as_json:
         click.echo(json.dumps(facts, indent=1))
     elif opened.seal is not None:
         click.echo(f"complete: {opened.seal.num_rows:,} rows, {opened.seal.num_ok:,} ok, {_count(num_shards, 'part')}")
+        _print_retries(opened)
     else:
         done = f"not complete: {len(opened.parts):,} of {_count(num_shards, 'part')}"
         click.echo(f"{done}; {_last_sign(age_s)}")
     return 0
+
+
+def _retries(opened: Output) -> dict[str, Any]:
+    """Return what is known of a job's retries, as facts; nothing where there are none."""
+    from batchrec.output.children import children_of
+
+    if opened.seal is None or not (children := children_of(opened)):
+        return {}
+    return {
+        "retries": [
+            {
+                "output": child.record.output,
+                "codes": list(child.record.codes),
+                "complete": child.sealed,
+                "rows": child.origin and child.origin.num_rows,
+            }
+            for child in children
+        ],
+        "rows_ok_merged": opened.seal.num_rows - opened.errors().num_rows,
+        "rows": opened.seal.num_rows,
+    }
+
+
+def _print_retries(opened: Output, *, err: bool = False) -> None:
+    facts = _retries(opened)
+    for child in facts.get("retries", ()):
+        state = "complete" if child["complete"] else "not complete: the same `batchrec retry` resumes it"
+        rows = "no row yet" if child["rows"] is None else _count(child["rows"], "row")
+        click.echo(f"retry {child['output']}: {rows}, {state}", err=err)
+    if facts:
+        click.echo(f"with its retries: {facts['rows_ok_merged']:,} of {facts['rows']:,} rows ok", err=err)
 
 
 def _last_sign(age_s: float | None) -> str:
@@ -90,33 +133,37 @@ def _count(number: int, noun: str) -> str:
 
 
 @click.command()
-@_output_verb
+@output_verb
 def report(output: str, s3_endpoint: str | None, s3_region: str | None, as_json: bool) -> int:
     """Print the report of the latest run."""
     from batchrec.report.summary import RunSummary
     from batchrec.report.terminal import print_report
 
-    plain = _open(output, s3_endpoint, s3_region).report()
+    opened = open_named(output, s3_endpoint, s3_region)
+    plain = opened.report()
     if as_json:
-        click.echo(json.dumps(plain, indent=1))
+        click.echo(json.dumps({**plain, **_retries(opened)}, indent=1))
     else:
         print_report(RunSummary.from_json(plain), sys.stdout)
+        _print_retries(opened)
     return 0
 
 
 @click.command()
-@_output_verb
+@output_verb
+@click.option("--own", is_flag=True, help="Of the job itself, as if it had no retries")
 @click.option("--by", type=click.Choice(["code", "prefix"]), help="Count instead of listing")
 @click.option(
     "--limit", type=click.IntRange(min=0), default=20, show_default=True, help="Rows or groups to print; 0 for all"
 )
 def errors(
-    output: str, s3_endpoint: str | None, s3_region: str | None, as_json: bool, by: str | None, limit: int
+    output: str, s3_endpoint: str | None, s3_region: str | None, as_json: bool, own: bool, by: str | None, limit: int
 ) -> int:
-    """List the rows without a prediction, or count them."""
+    """List the rows without a prediction, or count them; those that a retry recognised are left out."""
     from batchrec.report.failures import count_by, error_lines
 
-    rows = _open(output, s3_endpoint, s3_region).errors().to_pylist()
+    opened = open_named(output, s3_endpoint, s3_region)
+    rows = opened.errors(merged=not own).to_pylist()
     counted = count_by(rows, by) if by else None
     if as_json:
         click.echo(json.dumps(counted if counted is not None else rows[: limit or None], indent=1))
@@ -125,16 +172,17 @@ def errors(
             click.echo("no row without a prediction")
         for line in error_lines(rows, counted, limit or None):
             click.echo(line)
+        _print_retries(opened, err=True)
     return 0
 
 
 @click.command()
-@_output_verb
+@output_verb
 def verify(output: str, s3_endpoint: str | None, s3_region: str | None, as_json: bool) -> int:
     """Check every invariant of an output, reading every row."""
     from batchrec.output.verifying import verify as check
 
-    opened = _open(output, s3_endpoint, s3_region)
+    opened = open_named(output, s3_endpoint, s3_region)
     found = check(opened.store, opened.layout, list(_plan_of(opened)))
     if as_json:
         facts = {"faults": found.faults, "notes": found.notes, "complete": found.complete}

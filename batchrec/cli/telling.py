@@ -10,7 +10,7 @@ from typing import TextIO
 from batchrec.records import WorkerFacts
 from batchrec.report.binding import Threads, weigh
 from batchrec.report.progress import Progress
-from batchrec.stats import ShardStats
+from batchrec.stats import RunProgress, ShardStats
 
 
 class ReaderGone(Exception):
@@ -61,10 +61,11 @@ class TerminalObserver:
         if self._progress is not None:
             self._progress.message(message)
 
-    def tick(self, *, num_ok: int, num_failed: int, num_shards_done: int, stats: ShardStats) -> None:
+    def tick(self, progress: RunProgress) -> None:
         """See :class:`batchrec.engine.coordinator.Observer`."""
         if self._progress is not None:
-            self._progress.update(num_ok, num_failed, num_shards_done, self._bound_by(stats))
+            bound_by = self._bound_by(progress.stats)
+            self._progress.update(progress.num_ok, progress.num_failed, progress.num_shards_done, bound_by)
 
     def _bound_by(self, stats: ShardStats) -> str:
         if not self._workers or self._working_since is None:

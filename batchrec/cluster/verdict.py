@@ -57,4 +57,5 @@ def sealed_verdict(output: Output, *, model: str, max_failure_rate: float) -> Ru
         model=model,
         max_failure_rate=max_failure_rate,
         began_at=time.time(),
+        wall_s=0.0,
     )

@@ -106,13 +106,24 @@ class Claim:
         self.number, self.driver = number, driver
         self._ended = threading.Event()
         self._superseded_by: int | None = None
+        self._gone = False
         self._thread = threading.Thread(target=self._beat_on, name="batchrec-beat", daemon=True)
         self._beat(ended=False)
         self._thread.start()
 
     @property
     def superseded_by(self) -> int | None:
-        """Number of a coordinator that took the job over; None while this one holds it."""
+        """Number of a coordinator that took the job over; None while this one holds it.
+
+        Raises:
+            StorageLost: The claim is gone: somebody removed the output folder in mid-run.
+        """
+        if self._gone:
+            raise StorageLost(
+                f"{self._store.url} was removed, or emptied, in mid-run",
+                found=f"{claim_key(self._layout, self.number)} is gone",
+                advice="see that nothing else uses that folder; then the same command does again what is missing",
+            )
         return self._superseded_by
 
     def look(self) -> int | None:
@@ -120,7 +131,8 @@ class Claim:
         highest = highest_claim(self._store, self._layout)
         if highest > self.number:
             self._superseded_by = highest
-        return self._superseded_by
+        self._gone = highest < self.number
+        return self.superseded_by
 
     def release(self) -> None:
         """Stop beating and say that this driver ended, so that the next one need not wait."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
 from batchrec.engine.ledger import MAX_LOST, Ledger, ShardState
 from batchrec.engine.pool import AttemptFailed, AttemptPublished, Event, Pool, WorkerFailed, WorkerLost, WorkerReady
+from batchrec.engine.stalling import StallWatch
 from batchrec.errors import AccessLost, DeadlineReached, Refused, Resumable, Superseded, WorkersLost
 from batchrec.records import Shard, WorkerFacts
-from batchrec.stats import ShardStats
+from batchrec.stats import RunProgress, ShardStats
 
 #: What may happen in a row, with no part published between, before the run ends. Two shards that kill their
 #: workers to the cap are passed; a machine that kills every worker is not.
@@ -22,6 +23,9 @@ MAX_FAILED_IN_A_ROW = 10
 MAX_ACCESS_LOST_IN_A_ROW = 3
 _TICK_S = 0.5
 _WAITING_SAYS_EVERY_S = 30.0
+#: How often machines that came or went are looked for.
+_STAFF_EVERY_S = 5.0
+_FAILED_START_PAUSE_S = 60.0
 
 
 @dataclass(slots=True)
@@ -30,9 +34,10 @@ class RunCounts:
 
     Attributes:
         stats: Sum over published attempts.
-        num_workers: Workers that are to run at once.
+        num_workers: Most workers that were ready at once.
         workers: Facts of every worker that got ready, in that order.
         num_attempts_failed: Attempts that raised.
+        num_attempts_lost: Attempts whose worker was lost.
         num_workers_lost: Workers that died, or failed while starting.
         num_published: Parts published.
         num_given_up: Shards past their caps, published as errors.
@@ -44,6 +49,7 @@ class RunCounts:
     num_workers: int = 0
     workers: list[WorkerFacts] = field(default_factory=list)
     num_attempts_failed: int = 0
+    num_attempts_lost: int = 0
     num_workers_lost: int = 0
     num_published: int = 0
     num_given_up: int = 0
@@ -56,7 +62,7 @@ class Observer(Protocol):
 
     def worker_ready(self, facts: WorkerFacts) -> None: ...
     def say(self, message: str) -> None: ...
-    def tick(self, *, num_ok: int, num_failed: int, num_shards_done: int, stats: ShardStats) -> None: ...
+    def tick(self, progress: RunProgress) -> None: ...
 
 
 class Coordinator:
@@ -65,11 +71,14 @@ class Coordinator:
     Args:
         ledger: Which shard is where.
         pool: Runs the attempts.
-        num_workers: Workers to keep alive.
+        num_workers: Workers to keep alive; as many as the pool has room for when None.
         superseded_by: Tells the number of a coordinator that took over, None while none did.
         abandon: Publishes the rows of a shard past its caps as errors, given the shard and the reason.
         observer: Told how the run goes.
         deadline_s: Seconds after which the run stops.
+        late_s: Seconds of the run that went before.
+        workers_within_s: Seconds without a single worker after which the run ends.
+        stall_watch: Finds workers that hang.
         clock: Monotonic seconds.
     """
 
@@ -78,24 +87,30 @@ class Coordinator:
         ledger: Ledger,
         pool: Pool,
         *,
-        num_workers: int,
+        num_workers: int | None,
         superseded_by: Callable[[], int | None],
         abandon: Callable[[Shard, str], None],
         observer: Observer,
         deadline_s: float | None = None,
+        late_s: float = 0.0,
+        workers_within_s: float | None = None,
+        stall_watch: StallWatch | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger, self._pool, self._num_workers = ledger, pool, num_workers
         self._superseded_by, self._abandon, self._observer = superseded_by, abandon, observer
-        self._clock, self._began, self._deadline_s = clock, clock(), deadline_s
+        self._clock, self._began, self._deadline_s = clock, clock() - late_s, deadline_s
         self._ready: set[int] = set()
         self._published_by: dict[int, ShardStats] = {}
         self._abandoned: dict[Shard, str] = {}
         self._unfinished: Resumable | None = None
         self._starts_failed_in_a_row = self._losses_in_a_row = 0
         self._failed_in_a_row = self._access_lost_in_a_row = 0
-        self._said_waiting_at = clock()
-        self.counts = RunCounts(num_workers=num_workers)
+        self._workers_within_s = workers_within_s
+        self._stall_watch = stall_watch or StallWatch()
+        self._num_alive = self._num_wanted = 0
+        self._staff_at = self._workerless_since = self._said_waiting_at = clock()
+        self.counts = RunCounts()
 
     def run(self) -> RunCounts:
         """Run until every shard is done.
@@ -106,11 +121,12 @@ class Coordinator:
             Stopped: Another coordinator took over, or the deadline is over.
         """
         try:
-            self._pool.start_workers(self._num_workers)
             while not self._ledger.finished:
                 self._stop_if_asked()
+                self._staff()
                 for event in self._pool.wait(_TICK_S):
                     self._take(event)
+                self._replace_hung()
                 self._feed()
                 self._tell()
             self._settle_abandoned()
@@ -126,10 +142,29 @@ class Coordinator:
         if self._deadline_s is not None and self._clock() - self._began > self._deadline_s:
             raise DeadlineReached(f"the deadline of {self._deadline_s:g} s is over", advice="the same command resumes")
 
+    def _staff(self) -> None:
+        """Start the workers that are missing: at first all, later for those lost and on machines that came late."""
+        if self._clock() < self._staff_at:
+            return
+        self._staff_at = self._clock() + _STAFF_EVERY_S
+        wanted = max(1, self._pool.room()) if self._num_workers is None else self._num_workers
+        self._num_wanted = min(wanted, self._ledger.num_unfinished)
+        if self._num_alive < self._num_wanted:
+            self._pool.start_workers(self._num_wanted - self._num_alive)
+            self._num_alive = self._num_wanted
+
+    def _replace_hung(self) -> None:
+        for worker, reason in self._stall_watch.look(
+            self._ready, self._ledger.in_flight, self._pool.live_counts
+        ).items():
+            self._pool.end(worker, reason)
+            self._lose(worker, reason)
+
     def _take(self, event: Event) -> None:
         match event:
             case WorkerReady():
                 self._ready.add(event.worker)
+                self.counts.num_workers = max(self.counts.num_workers, len(self._ready))
                 self.counts.workers.append(event.facts)
                 self._observer.worker_ready(event.facts)
             case AttemptPublished():
@@ -137,15 +172,16 @@ class Coordinator:
             case AttemptFailed():
                 self._take_failed(event)
             case WorkerFailed():
-                if isinstance(event.error, Refused):
+                if isinstance(event.error, Refused) and not self.counts.workers:
                     raise event.error
-                self._replace(event.worker, f"it failed while starting: {event.error}", event.error)
+                self._lose(event.worker, f"it failed while starting: {event.error}", error=event.error)
             case WorkerLost():
-                self._replace(event.worker, event.reason)
+                self._lose(event.worker, event.reason, with_node=event.with_node)
 
     def _take_published(self, event: AttemptPublished) -> None:
         self._starts_failed_in_a_row = self._losses_in_a_row = 0
         self._failed_in_a_row = self._access_lost_in_a_row = 0
+        self._stall_watch.published()
         if not self._ledger.publish(event.attempt.attempt_id):
             return
         result, counts = event.result, self.counts
@@ -175,19 +211,27 @@ class Coordinator:
         else:
             self._abandoned[shard] = reason
 
-    def _replace(self, worker: int, reason: str, error: Exception | None = None) -> None:
+    def _lose(self, worker: int, reason: str, *, with_node: bool = False, error: Exception | None = None) -> None:
         self._ready.discard(worker)
+        self._num_alive -= 1
+        self._staff_at = self._clock()
+        if not self._ready:
+            self._workerless_since = self._clock()
         self.counts.num_workers_lost += 1
         attempts = self._ledger.in_flight(worker)
         for attempt in attempts:
-            if self._ledger.lose(attempt.attempt_id) == ShardState.ABANDONED:
+            self.counts.num_attempts_lost += 1
+            if self._ledger.lose(attempt.attempt_id, with_node=with_node) == ShardState.ABANDONED:
                 self._give_up(attempt.shard, f"its worker was lost: {reason}")
-        self._losses_in_a_row += 1
-        self._starts_failed_in_a_row = 0 if attempts else self._starts_failed_in_a_row + 1
+        if self._ready and error is not None:
+            self._staff_at += _FAILED_START_PAUSE_S  # others work: a machine that is not fit must not take the time
+        elif not with_node:
+            self._losses_in_a_row += 1
+            self._starts_failed_in_a_row = 0 if attempts else self._starts_failed_in_a_row + 1
         if self._starts_failed_in_a_row >= MAX_STARTS_FAILED_IN_A_ROW or self._losses_in_a_row >= MAX_LOSSES_IN_A_ROW:
             self._end(f"{self._losses_in_a_row} workers in a row were lost without finishing a shard", reason, error)
-        self._observer.say(f"worker {worker} was lost, starting another: {reason}")
-        self._pool.start_workers(1)
+        where = "with its node" if with_node else "and is replaced"
+        self._observer.say(f"worker {worker} was lost {where}: {reason}")
 
     def _end(self, cause: str, found: str, error: Exception | None) -> NoReturn:
         if isinstance(error, Resumable):
@@ -196,11 +240,11 @@ class Coordinator:
         raise WorkersLost(cause, found=found, advice=advice) from error
 
     def _feed(self) -> None:
-        for worker in self._ready:
+        for worker in self._ready if self._ledger.num_pending else ():
             while len(self._ledger.in_flight(worker)) < self._pool.shards_per_worker:
                 attempt = self._ledger.next_attempt(worker)
                 if attempt is None:
-                    return
+                    break  # there may be one for others: what a lost worker had runs alone
                 self._pool.dispatch(worker, attempt)
 
     def _tell(self) -> None:
@@ -210,15 +254,38 @@ class Coordinator:
             published = self._published_by.get(worker, ShardStats())
             num_ok += max(published.num_ok, live[worker].num_ok if worker in live else 0)
             num_failed += max(published.num_failed, live[worker].num_failed if worker in live else 0)
+        counts = self.counts
         self._observer.tick(
-            num_ok=num_ok,
-            num_failed=num_failed,
-            num_shards_done=self.counts.num_published,
-            stats=self.counts.stats,
+            RunProgress(
+                num_ok=num_ok,
+                num_failed=num_failed,
+                num_shards_done=counts.num_published,
+                stats=counts.stats,
+                shards={state.name.lower(): self._ledger.count(state) for state in ShardState},
+                workers={"wanted": self._num_wanted, "ready": len(self._ready)},
+                attempts={
+                    "published": counts.num_published,
+                    "failed": counts.num_attempts_failed,
+                    "lost": counts.num_attempts_lost,
+                },
+                fill=_mean([each.fill for each in live.values()]),
+            )
         )
-        if not self._ready and self._clock() - self._said_waiting_at > _WAITING_SAYS_EVERY_S:
-            self._said_waiting_at = self._clock()
-            self._observer.say(f"waiting {self._clock() - self._began:.0f} s for a worker to get ready")
+        if not self._ready:
+            self._wait_for_workers()
+
+    def _wait_for_workers(self) -> None:
+        now = self._clock()
+        waited_s = now - self._workerless_since
+        if self._workers_within_s is not None and waited_s > self._workers_within_s:
+            raise WorkersLost(
+                f"no worker for {waited_s:.0f} s",
+                found=self._pool.lacking(self._num_wanted),
+                advice="add nodes or ask for less; the same command resumes, and --workers-within waits longer",
+            )
+        if now - max(self._said_waiting_at, self._workerless_since) > _WAITING_SAYS_EVERY_S:
+            self._said_waiting_at = now
+            self._observer.say(f"waiting {waited_s:.0f} s: {self._pool.lacking(self._num_wanted)}")
 
     def _settle_abandoned(self) -> None:
         while self._abandoned:
@@ -228,3 +295,8 @@ class Coordinator:
             self._abandon(shard, reason)
             self._ledger.settle(shard.index)
             self.counts.num_given_up += 1
+
+
+def _mean(fills: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    filled = [fill for fill in fills if fill]
+    return {name: sum(fill[name] for fill in filled) / len(filled) for name in (filled[0] if filled else ())}

@@ -14,6 +14,8 @@ from pathlib import Path
 from batchrec.errors import Refused
 
 CORES_PER_CPU_WORKER = 8
+#: Cores of a CPU worker where no node is there yet: most machines have as many.
+_CORES_UNSEEN = 4
 #: What one more worker costs beside its cores (a model of its own, threads that wait), in cores.
 _WORKER_COSTS_CORES = 0.25
 
@@ -53,7 +55,12 @@ class Placement:
 
 
 def place(
-    nodes: Sequence[Node], device: str, *, workers: int | None = None, cores_per_worker: int | None = None
+    nodes: Sequence[Node],
+    device: str,
+    *,
+    workers: int | None = None,
+    cores_per_worker: int | None = None,
+    largest: int = CORES_PER_CPU_WORKER,
 ) -> Placement:
     """Decide where workers run: one for each CUDA device, or CPU workers sized by the nodes' cores.
 
@@ -62,12 +69,13 @@ def place(
         device: ``auto``, ``cpu`` or ``cuda``.
         workers: Number asked for, None to fill the nodes.
         cores_per_worker: Size asked for, None to choose.
+        largest: Most cores a CPU worker is given by choice: machines that come later may be smaller.
     """
     on_cuda = device == "cuda" or (device == "auto" and any(node.num_gpus for node in nodes))
     if on_cuda:
         natural = min((node.num_cores // node.num_gpus for node in nodes if node.num_gpus), default=4)
     else:
-        natural = _cores_per_worker(nodes, workers)
+        natural = _cores_per_worker(nodes, workers, largest)
     kind = Placement("cuda" if on_cuda else "cpu", 0, cores_per_worker or max(1, natural))
     return Placement(kind.device, workers or max(1, kind.room_on(nodes)), kind.num_threads)
 
@@ -85,19 +93,22 @@ def place_here(device: str, *, workers: int | None = None, cores_per_worker: int
     if device == "cuda" and trouble:
         raise Refused("torch cannot use the CUDA devices here", found=trouble, advice="mend that, or use --device cpu")
     device, note = ("cpu", f"no CUDA: {trouble}") if trouble else (device, "")
-    found = place([here], device, workers=workers, cores_per_worker=cores_per_worker)
+    largest = 2 * CORES_PER_CPU_WORKER - 1
+    found = place([here], device, workers=workers, cores_per_worker=cores_per_worker, largest=largest)
     if cores_per_worker is None and workers is not None:
         # Whoever asks for more workers than there are cores, or GPUs, shares what there is.
         return Placement(found.device, workers, max(1, here.num_cores // workers), note)
     return replace(found, note=note)
 
 
-def _cores_per_worker(nodes: Sequence[Node], workers: int | None) -> int:
+def _cores_per_worker(nodes: Sequence[Node], workers: int | None, largest: int) -> int:
     """Return the size of CPU workers that leaves the fewest cores idle for the fewest workers."""
-    sizes = range(2 * CORES_PER_CPU_WORKER - 1, 0, -1)
+    sizes = range(largest, 0, -1)
     room = {size: sum(node.num_cores // size for node in nodes) for size in sizes}
+    if not any(room.values()):
+        return _CORES_UNSEEN
     if workers is not None:
-        return next((size for size in sizes if room[size] >= workers), 1 if any(room.values()) else 4)
+        return next((size for size in sizes if room[size] >= workers), 1)
     return max(sizes, key=lambda size: room[size] * (size - _WORKER_COSTS_CORES))
 
 

@@ -18,10 +18,14 @@ from batchrec.manifest.definition import Manifest
 from batchrec.models.bundle import ModelSpec
 from batchrec.output.layout import OUTPUT_KEY
 from batchrec.output.schema import SCHEMA_VERSION
+from batchrec.redacting import shown
 from batchrec.spec import JobSpec
 from batchrec.storage import KeyMissing, Store, create_or_compare
 
 _FORMAT = 1
+_MAX_NAMED = 5
+#: No ``_SUCCESS``: the seal could not put its own, after all the work. The last is what a new disk comes with.
+_LEFT_BY_US = ("_batchrec/", "predictions/", "errors/", "report.json", "lost+found/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,9 @@ def identify(spec: JobSpec, manifest: Manifest, model: ModelSpec, precision: str
             "top_k": spec.top_k,
             "precision": precision,
             "schema_version": SCHEMA_VERSION,
+            # Left out where they are off, so that outputs made before there were any are still the same job.
+            **({} if spec.embeddings == "off" else {"embeddings": spec.embeddings}),
+            **({"allow_http": sorted(spec.allow_http)} if spec.allow_http else {}),
         }
     )
 
@@ -105,6 +112,24 @@ def bound_identity(store: Store) -> Identity | None:
         return None
 
 
+def refuse_foreign_content(store: Store) -> None:
+    """Refuse a folder of no job in which other things lie: a job shares its folder with nothing.
+
+    What an earlier run of batchrec may have left does not count, nor do hidden files.
+
+    Raises:
+        OutputError: It holds such things; the message names the first few.
+    """
+    foreign = [name for name in store.top() if name not in _LEFT_BY_US and not name.startswith(".")]
+    if foreign:
+        more = f" and {len(foreign) - _MAX_NAMED} more" if len(foreign) > _MAX_NAMED else ""
+        raise OutputError(
+            f"the output folder {store.url} holds other things already",
+            found=", ".join(map(shown, foreign[:_MAX_NAMED])) + more,
+            advice="name a folder of its own with -o: a new one, or an empty one",
+        )
+
+
 def _as_record(identity: Identity) -> dict[str, Any]:
     return {"format": _FORMAT, "job_id": identity.job_id, "identity": dict(identity.fields)}
 
@@ -133,6 +158,8 @@ def _refuse_difference(store: Store, standing: Mapping[str, Any], wanted: Mappin
 
 
 def _differences(standing: Any, wanted: Any, path: str = "") -> list[str]:
+    if path == "manifest" and standing != wanted and _are_files(standing) and _are_files(wanted):
+        return [f"manifest: {_file_differences(standing, wanted)}"]
     if isinstance(standing, Mapping) and isinstance(wanted, Mapping):
         keys = sorted(standing.keys() | wanted.keys())
         return [
@@ -141,6 +168,25 @@ def _differences(standing: Any, wanted: Any, path: str = "") -> list[str]:
             for line in _differences(standing.get(key), wanted.get(key), f"{path}.{key}".lstrip("."))
         ]
     return [] if standing == wanted else [f"{path} was {_short(standing)}, is now {_short(wanted)}"]
+
+
+def _are_files(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, list) and len(each) == 3 for each in value)
+
+
+def _file_differences(standing: list[list[Any]], wanted: list[list[Any]]) -> str:
+    before, now = ({str(name): facts for name, *facts in files} for files in (standing, wanted))
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    told = [f"{shown(name)} {_change(before.get(name), now.get(name))}" for name in names[:_MAX_NAMED]]
+    more = f" and {len(names) - _MAX_NAMED} more files differ" if len(names) > _MAX_NAMED else ""
+    return ", ".join(told) + more or "the same files in another order, or one of them twice"
+
+
+def _change(before: list[Any] | None, now: list[Any] | None) -> str:
+    if before is None or now is None:
+        return "is new" if before is None else "is gone"
+    same_size = before[0] == now[0]
+    return f"has other content of {now[0]} bytes" if same_size else f"was {before[0]} bytes, is now {now[0]}"
 
 
 def _short(value: Any) -> str:

@@ -15,6 +15,7 @@ from batchrec.engine.pool import (
     WorkerFailed,
     WorkerReady,
 )
+from batchrec.errors import WorkersLost
 from batchrec.records import Attempt, ShardResult, WorkerFacts
 
 
@@ -65,6 +66,22 @@ class InlinePool:
     def live_counts(self) -> dict[int, LiveCounts]:
         """See :class:`batchrec.engine.pool.Pool`."""
         return {number: worker.live_counts() for number, worker in enumerate(self._workers)}
+
+    def room(self) -> int:
+        """See :class:`batchrec.engine.pool.Pool`."""
+        return 1
+
+    def lacking(self, num_workers: int) -> str:
+        """See :class:`batchrec.engine.pool.Pool`."""
+        return "the model is being loaded"
+
+    def end(self, worker: int, reason: str) -> None:
+        """See :class:`batchrec.engine.pool.Pool`."""
+        raise WorkersLost(
+            "a worker hangs, and threads of this process cannot be killed",
+            found=reason,
+            advice="the same command resumes, and decodes in a process apart what this one was decoding",
+        )
 
     def close(self) -> None:
         """See :class:`batchrec.engine.pool.Pool`."""

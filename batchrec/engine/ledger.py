@@ -22,6 +22,10 @@ from batchrec.records import Attempt, Shard
 
 MAX_FAILED = 3
 MAX_LOST = 20
+MAX_LOST_WITH_NODE = 200
+#: Lost so often, a shard is decoded in child processes as a whole: whatever note of it there was did not help.
+ISOLATED_AFTER_LOST = 2
+ISOLATED_AFTER_LOST_WITH_NODE = 3
 
 
 class Shards(Protocol):
@@ -68,7 +72,9 @@ class Ledger:
             self._state[index] = ShardState.DONE
         self._num_failed = array("B", bytes(len(plan)))
         self._num_lost = array("B", bytes(len(plan)))
+        self._num_lost_with_node = array("B", bytes(len(plan)))
         self._owner: dict[str, int] = {}
+        self._num_handed_out = 0
         self._in_flight: defaultdict[int, dict[str, Attempt]] = defaultdict(dict)
         self._counts = Counter({ShardState.DONE: len(set(done)), ShardState.PENDING: len(plan) - len(set(done))})
         runs = [range(first, min(first + run_length, len(plan))) for first in range(0, len(plan), run_length)]
@@ -79,6 +85,11 @@ class Ledger:
     def finished(self) -> bool:
         """Whether no shard is pending or in flight."""
         return not self._pending and not self._owner
+
+    @property
+    def num_unfinished(self) -> int:
+        """Shards pending or in flight."""
+        return len(self._pending) + len(self._owner)
 
     @property
     def num_pending(self) -> int:
@@ -110,7 +121,9 @@ class Ledger:
             return None
         index = self._pending.popleft()
         number = self._num_failed[index] + self._num_lost[index] + 1
-        attempt = Attempt(self._plan[index], number, f"{self._run_id}-{index}-{number}")
+        self._num_handed_out += 1
+        attempt_id = f"{self._run_id}-{index}-{number}-{self._num_handed_out}"
+        attempt = Attempt(self._plan[index], number, attempt_id, self._is_isolated(index))
         self._owner[attempt.attempt_id] = worker
         self._in_flight[worker][attempt.attempt_id] = attempt
         self._move(index, ShardState.IN_FLIGHT)
@@ -131,8 +144,14 @@ class Ledger:
             self._pending.rotate(-1)  # to the end: what it met may pass while others are done
         return state
 
-    def lose(self, attempt_id: str) -> ShardState | None:
-        """Note that an attempt's worker is gone; return the shard's new state, None for a stale answer."""
+    def lose(self, attempt_id: str, *, with_node: bool = False) -> ShardState | None:
+        """Note that an attempt's worker is gone; return the shard's new state, None for a stale answer.
+
+        A worker that went with its whole node was hardly killed by its shard, so such losses have a cap of their
+        own that no preemption reaches; but where memory runs out, a shard can take its node along.
+        """
+        if with_node:
+            return self._give_back(attempt_id, self._num_lost_with_node, MAX_LOST_WITH_NODE)
         return self._give_back(attempt_id, self._num_lost, MAX_LOST)
 
     def abandoned(self) -> list[Shard]:
@@ -144,6 +163,12 @@ class Ledger:
         if self._state[shard] != ShardState.ABANDONED:
             raise ValueError(f"shard {shard} is {self.state(shard).name}, not ABANDONED")
         self._move(shard, ShardState.DONE)
+
+    def _is_isolated(self, index: int) -> bool:
+        return (
+            self._num_lost[index] >= ISOLATED_AFTER_LOST
+            or self._num_lost_with_node[index] >= ISOLATED_AFTER_LOST_WITH_NODE
+        )
 
     def _give_back(self, attempt_id: str, counts: array[int], cap: int) -> ShardState | None:
         attempt = self._take_back(attempt_id)

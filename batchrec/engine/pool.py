@@ -6,10 +6,11 @@ Both pools (:class:`batchrec.engine.inline_pool.InlinePool` and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from batchrec.records import Attempt, ShardResult, WorkerFacts
+from batchrec.records import Attempt, InHand, ShardResult, WorkerFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,14 @@ class WorkerFailed:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLost:
-    """A worker is gone, with whatever it had in flight."""
+    """A worker is gone, with whatever it had in flight.
+
+    ``with_node`` says that its whole machine is gone or out of reach, so that no shard of its can be the cause.
+    """
 
     worker: int
     reason: str
+    with_node: bool = False
 
 
 Event = WorkerReady | AttemptPublished | AttemptFailed | WorkerFailed | WorkerLost
@@ -59,10 +64,19 @@ Event = WorkerReady | AttemptPublished | AttemptFailed | WorkerFailed | WorkerLo
 
 @dataclass(frozen=True, slots=True)
 class LiveCounts:
-    """Rows the live workers have finished with so far, published or not."""
+    """How far a live worker is.
+
+    Attributes:
+        num_ok: Images that ended with a prediction so far, published or not.
+        num_failed: Images that ended without one.
+        fill: How full its queues are, from 0 to 1, by name.
+        in_hand: What its threads have been at for a while, longest first.
+    """
 
     num_ok: int = 0
     num_failed: int = 0
+    fill: Mapping[str, float] = field(default_factory=dict)
+    in_hand: tuple[InHand, ...] = ()
 
 
 class Pool(Protocol):
@@ -85,6 +99,19 @@ class Pool(Protocol):
 
     def live_counts(self) -> dict[int, LiveCounts]:
         """Return how far each live worker is, as last heard."""
+
+    def room(self) -> int:
+        """Return how many workers the machines that are there now can hold, those that run included."""
+
+    def lacking(self, num_workers: int) -> str:
+        """Say, for people, what keeps ``num_workers`` workers from getting ready."""
+
+    def end(self, worker: int, reason: str) -> None:
+        """Kill a worker that hangs; nothing more is heard of it.
+
+        Raises:
+            Resumable: It cannot be killed without ending this process, which is left to the caller.
+        """
 
     def close(self) -> None:
         """Stop all workers. Attempts in flight are given up; what they publish later is harmless."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import ray
+from ray.exceptions import RayError
 
 from batchrec.engine.devices import Node
 from batchrec.errors import Refused
@@ -29,11 +30,15 @@ _HEAD = "node:__internal_head__"
 @contextmanager
 def own_ray(num_cpus: int) -> Iterator[None]:
     """Use a Ray of the run's own, started for it and stopped after it."""
+    before = {name: os.environ.get(name) for name in _LOCAL_ENVIRONMENT}
     start_local_ray(num_cpus)
     try:
         yield
     finally:
         ray.shutdown()
+        for name, value in before.items():
+            # This process may connect to another cluster next, one with tokens.
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def start_local_ray(num_cpus: int) -> None:
@@ -61,10 +66,10 @@ def join_ray() -> None:
     try:
         with _own_signals():
             ray.init(address="auto", configure_logging=False, log_to_driver=True)
-    except (ConnectionError, RuntimeError) as error:
+    except (ConnectionError, RuntimeError, RayError) as error:
         raise Refused(
             "no Ray cluster is running here",
-            found=str(error).splitlines()[0],
+            found=(str(error).splitlines() or [type(error).__name__])[0],
             advice="`batchrec submit` starts one of its own, or goes to one with --address",
         ) from error
 
@@ -98,6 +103,6 @@ def num_pending_nodes() -> int:
 
     try:
         status = get_cluster_status(ray.get_runtime_context().gcs_address)
-    except (RuntimeError, OSError, ValueError):
+    except (RayError, RuntimeError, OSError, ValueError):
         return 0
     return len(status.pending_nodes) + int(sum(launch.count for launch in status.pending_launches))

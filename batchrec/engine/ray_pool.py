@@ -108,13 +108,19 @@ class RayPool:
         """See :class:`batchrec.engine.pool.Pool`."""
         nodes = cluster_nodes()
         if self._placement.room_on(nodes) >= num_workers:
-            return "the workers are starting"
+            kind = "GPU" if self._placement.num_gpus else "CPU"
+            free = ray.available_resources().get(kind, 0)
+            return f"the workers are starting, or wait for what others hold ({free:g} {kind}s are free)"
         pending = f" ({pending} nodes pending)" if (pending := num_pending_nodes()) else ""
         if self._placement.num_gpus:
             return f"need {num_workers} GPUs, cluster has {sum(node.num_gpus for node in nodes)}{pending}"
         num_cores = sum(node.num_cores for node in nodes)
         each = f"{num_workers} x {self._placement.num_threads}"
         return f"need {each} CPUs, cluster has {num_cores} on {len(nodes)} nodes{pending}"
+
+    def end(self, worker: int, reason: str) -> None:
+        """See :class:`batchrec.engine.pool.Pool`."""
+        self._forget(worker)  # a process that is stopped does not hear ray.kill, but Ray sees to it that it goes
 
     def close(self) -> None:
         """See :class:`batchrec.engine.pool.Pool`."""
@@ -148,9 +154,9 @@ class RayPool:
     def _lost(self, number: int, error: RayError) -> WorkerLost:
         node_id = self._actors[number].node_id
         # Where its machine stopped answering Ray says "unavailable" at once, and only later that the node died.
-        with_node = isinstance(error, ActorUnavailableError) or (
-            node_id is not None and all(node["NodeID"] != node_id for node in ray.nodes() if node["Alive"])
-        )
+        with_node = isinstance(error, ActorUnavailableError) or "node has died" in str(error)
+        if not with_node and node_id is not None:
+            with_node = all(node["NodeID"] != node_id for node in ray.nodes() if node["Alive"])
         self._forget(number)
         return WorkerLost(number, (str(error).splitlines() or [type(error).__name__])[0], with_node)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -23,6 +21,7 @@ def summarise(
     model: str,
     max_failure_rate: float,
     began_at: float,
+    wall_s: float,
 ) -> RunSummary:
     """Return the report of a run that ended with a seal.
 
@@ -34,14 +33,15 @@ def summarise(
         model: Model as the user wrote it.
         max_failure_rate: The limit that is asked for now.
         began_at: When the command started, in Unix seconds.
+        wall_s: Seconds since then, by a clock nobody sets.
     """
     num_failed = sealed.num_rows - sealed.num_ok
     exit_code = EXIT_OVER_FAILURE_RATE if sealed.failure_rate > max_failure_rate else EXIT_COMPLETE
     verdict = state_verdict(
         exit_code, num_rows=sealed.num_rows, num_ok=sealed.num_ok, num_failed=num_failed, limit=max_failure_rate
     )
-    wall_s = time.time() - began_at
-    steady_s = (counts.last_row_at or 0.0) - (counts.first_row_at or 0.0)
+    # Machines' clocks differ and are set, also in mid-run; no part of the run is longer than the run.
+    steady_s = _within(wall_s, (counts.last_row_at or 0.0) - (counts.first_row_at or 0.0))
     return RunSummary(
         job_id=sealed.job_id,
         output=output,
@@ -52,7 +52,7 @@ def summarise(
         num_shards=len(sealed.parts),
         shards_done_before=len(sealed.parts) - counts.num_published - counts.num_given_up,
         wall_s=wall_s,
-        start_s=(counts.first_row_at - began_at) if counts.first_row_at else wall_s,
+        start_s=_within(wall_s, counts.first_row_at - began_at) if counts.first_row_at else wall_s,
         steady_s=steady_s,
         images_per_s=rate(counts.stats.num_ok, wall_s),
         steady_images_per_s=rate(counts.stats.num_ok, steady_s),
@@ -60,11 +60,16 @@ def summarise(
         workers=tuple(counts.workers),
         attempts_failed=counts.num_attempts_failed,
         workers_lost=counts.num_workers_lost,
+        attempts_lost=counts.num_attempts_lost,
         exit_code=exit_code,
         verdict=verdict,
         threads=Threads.of(counts.workers[: counts.num_workers]),
         max_failure_rate=max_failure_rate,
     )
+
+
+def _within(wall_s: float, seconds: float) -> float:
+    return min(max(seconds, 0.0), wall_s)
 
 
 def _examples(errors: pa.Table) -> dict[str, ErrorExample]:

@@ -7,24 +7,29 @@ import platform
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from batchrec.engine.identity import bound_identity
 from batchrec.engine.pool import LiveCounts
-from batchrec.errors import CODES, AccessError, AccessLost, ErrorCode
+from batchrec.errors import CODES, AccessError, AccessLost, ErrorCode, OutputError
 from batchrec.manifest.definition import Manifest
-from batchrec.manifest.rows import RowReader
+from batchrec.manifest.rows import RowReader, Rows
 from batchrec.models.backends import open_backend
 from batchrec.models.bundle import ModelSpec
+from batchrec.models.carrying import weights_here
 from batchrec.output.layout import Layout
 from batchrec.output.parts import encode_part, publish_part
 from batchrec.output.rows import prediction_rows
 from batchrec.pipeline.collecting import ShardPredictions
 from batchrec.pipeline.decoding import Decoder
+from batchrec.pipeline.hands import Hands
+from batchrec.pipeline.isolating import IsolatedReader
+from batchrec.pipeline.noting import Notes
 from batchrec.pipeline.stream import Stream
-from batchrec.records import Attempt, ShardResult, WorkerFacts
-from batchrec.spec import ImageLimits, StoreOptions
-from batchrec.storage import ImageReader, UriPolicy, open_store, probe
+from batchrec.records import Attempt, EmbeddingSpec, ShardResult, WorkerFacts
+from batchrec.spec import DECODE_WITHIN_S, ImageLimits, StoreOptions
+from batchrec.storage import ImageReader, Store, UriPolicy, open_store, probe
 
 #: A shard with this share of rows under systemic codes, or with any expired credentials, is not published.
 _SYSTEMIC_SHARE = 0.5
@@ -50,6 +55,8 @@ class WorkerJob:
         batch_size: Images of one forward pass; chosen for the device when None.
         top_k: Labels kept for each image.
         num_threads: Cores this worker may use.
+        embedding: What is kept of each image's embedding.
+        decode_within_s: Seconds one image may take to decode.
         facts: What goes into each part's footer, for people.
     """
 
@@ -66,6 +73,8 @@ class WorkerJob:
     batch_size: int | None
     top_k: int
     num_threads: int
+    embedding: EmbeddingSpec | None = None
+    decode_within_s: float = DECODE_WITHIN_S
     facts: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -76,6 +85,12 @@ class Worker:
         self._job = job
         self._layout = Layout(job.job_id)
         self._reading = threading.Lock()
+        self._stream: Stream | None = None
+        self._reader: ImageReader | None = None
+        self._notes = Notes(f"{job.output} {job.job_id}")
+        self._note = self._notes.open()
+        self._hands = Hands(self._note)
+        self._apart = IsolatedReader(job.limits, job.decode_within_s)
 
     def start(self) -> WorkerFacts:
         """Load the model, prove the store takes conditional puts from here, and get ready.
@@ -86,18 +101,20 @@ class Worker:
         began = time.monotonic()
         job = self._job
         self._store = open_store(job.output, job.store)
+        _require_same_output(self._store, job.job_id)
         probe(self._store)
         self._rows = RowReader(job.manifest, job.store)
         backend, trial = open_backend(
-            job.model,
+            weights_here(job.model, self._store),
             precision=job.precision,
             device=job.device,
             backend=job.backend,
             batch_size=job.batch_size,
             num_threads=job.num_threads,
             top_k=job.top_k,
+            embeddings=job.embedding is not None,
         )
-        reader = ImageReader(job.policy, job.store, job.limits.max_bytes)
+        reader = self._reader = ImageReader(job.policy, job.store, job.limits.max_bytes)
         preprocess = job.model.preprocess
         self._stream = Stream(
             reader,
@@ -106,6 +123,9 @@ class Worker:
             num_threads=job.num_threads,
             crop=preprocess.crop,
             top_k=min(job.top_k, job.model.num_outputs),
+            embedding=job.embedding,
+            decoder_apart=Decoder(preprocess, job.limits, self._apart.read),
+            hands=self._hands,
         )
         self._facts = {
             **job.facts,
@@ -142,13 +162,30 @@ class Worker:
             return self._run(attempt)
         except AccessError as error:
             # The store could be read and written when the worker started: this is access lost in mid-run.
-            raise AccessLost(error.cause, found=error.found, advice=error.advice) from error
+            raise AccessLost(
+                error.cause, found=error.found, advice=f"{error.advice}; the same command resumes"
+            ) from error
 
     def _run(self, attempt: Attempt) -> ShardResult:
-        with self._reading:
+        hand, shard = self._hands.mine(), attempt.shard.index
+        with hand.at("read", shard), self._reading:
             rows = self._rows.read(attempt.shard)
-        predictions = self._stream.submit(rows.uris).result()
+        predictions = self._predict(attempt, rows.uris)
         _refuse_systemic(predictions)
+        with hand.at("write", shard):
+            return self._publish(attempt, rows, predictions)
+
+    def _predict(self, attempt: Attempt, uris: Sequence[str | None]) -> ShardPredictions:
+        """Run a shard's images through the stream; apart from it those that may be what killed a worker."""
+        assert self._stream is not None, "start() comes first"
+        shard, num_rows = attempt.shard.index, attempt.shard.num_rows
+        suspects = range(num_rows) if attempt.isolated else self._notes.suspects(shard, num_rows)
+        predictions = self._stream.submit(uris, shard=shard, apart=suspects).result()
+        if suspects:
+            self._apart.rest()
+        return predictions
+
+    def _publish(self, attempt: Attempt, rows: Rows, predictions: ShardPredictions) -> ShardResult:
         began = time.perf_counter()
         table = prediction_rows(rows, predictions, attempt, self._job.model.labels)
         data = encode_part(
@@ -159,6 +196,7 @@ class Worker:
             facts=self._facts,
         )
         standing = publish_part(self._store, self._layout.part_key(attempt.shard.index), data)
+        self._notes.settle(attempt.shard.index)
         stats = replace(
             predictions.stats, written_bytes=len(data), write_s=predictions.stats.write_s + time.perf_counter() - began
         )
@@ -172,15 +210,32 @@ class Worker:
         )
 
     def live_counts(self) -> LiveCounts:
-        """Return how many images this worker has finished with, in published shards or not."""
-        return LiveCounts(*self._stream.counts()) if hasattr(self, "_stream") else LiveCounts()
+        """Return how many images this worker has finished with, in published shards or not, and how full it is."""
+        if self._stream is None:
+            return LiveCounts()
+        return LiveCounts(*self._stream.counts(), fill=self._stream.fill(), in_hand=self._hands.in_hand())
 
     def close(self) -> None:
         """Stop the stream's threads; shards in flight are given up."""
-        if hasattr(self, "_stream"):
+        self._apart.close()
+        if self._stream is not None:
             self._stream.close()
             with self._reading:
                 self._rows.close()
+        self._note.close()
+        if self._reader is not None:
+            self._reader.close()
+
+
+def _require_same_output(store: Store, job_id: str) -> None:
+    """Refuse a folder that is not the coordinator's: a local path means another disk on another machine."""
+    standing = bound_identity(store)
+    if standing is None or standing.job_id != job_id:
+        raise OutputError(
+            f"{store.url} on {socket.gethostname()} is not the folder the coordinator prepared",
+            found="no job" if standing is None else f"job {standing.job_id[:12]}",
+            advice="use an output all nodes share: s3://, or a folder on a shared filesystem",
+        )
 
 
 def _refuse_systemic(predictions: ShardPredictions) -> None:

@@ -60,7 +60,8 @@ def choose_columns(
     fields = [pa.field(name, carried_type(schema.field(name).type)) for name in carried]
     if chosen_id is not None and chosen_id not in carried:
         fields.append(pa.field(chosen_id, pa.string()))
-    return Columns(uri=uri, id=chosen_id, passthrough=carried, schema=pa.schema(fields))
+    unfit = None if chosen_id is not None else _unfit_id(schema)
+    return Columns(uri=uri, id=chosen_id, passthrough=carried, schema=pa.schema(fields), unfit_id=unfit)
 
 
 def check_same_columns(columns: Columns, first: pa.Schema, first_name: str, other: pa.Schema, other_name: str) -> None:
@@ -187,6 +188,11 @@ def _asked_id(schema: pa.Schema, name: str) -> str:
 def _found_id(schema: pa.Schema) -> str | None:
     matches = (match for name in ID_NAMES if (match := _match(schema, name)) is not None)
     return next((match for match in matches if is_id(_type_of(schema, match))), None)
+
+
+def _unfit_id(schema: pa.Schema) -> tuple[str, str] | None:
+    named = next((match for name in ID_NAMES if (match := _match(schema, name)) is not None), None)
+    return None if named is None else (named, str(_type_of(schema, named)))
 
 
 def _check_passthrough(schema: pa.Schema, names: Iterable[str]) -> None:

@@ -36,12 +36,15 @@ class Columns:
         passthrough: Columns carried into the predictions.
         schema: The pass-through columns as carried (dictionaries decoded), in order, then the
             id column as string unless it is carried too.
+        unfit_id: The column that would give the ids by its name but cannot by its type, and that type; None
+            where there is none, or ids come from another.
     """
 
     uri: tuple[str, ...]
     id: str | None
     passthrough: tuple[str, ...]
     schema: pa.Schema
+    unfit_id: tuple[str, str] | None = None
 
     @property
     def passthrough_schema(self) -> pa.Schema:

@@ -155,6 +155,6 @@ def _guess_text(text: str) -> tuple[str, str]:
 def _is_json(line: str) -> bool:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True

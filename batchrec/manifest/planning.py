@@ -170,5 +170,5 @@ def _damaged(found: str) -> OutputError:
     return OutputError(
         "the plan kept in the output folder cannot be used",
         found=found,
-        advice="it was damaged after it was written: choose another output folder",
+        advice="it was damaged after it was written: `batchrec repair` moves it away",
     )

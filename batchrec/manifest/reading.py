@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import PurePosixPath
@@ -20,6 +21,8 @@ __all__ = ["Columns", "Manifest", "ManifestFile", "RowReader", "Rows", "open_man
 
 _FOOTER_THREADS = 16
 _GLOB = frozenset("*?[")
+# Where a submitter puts copies of local manifests for a cluster: what lies below keeps its names.
+_STAGED = re.compile(r"(.*/_batchrec/staged/[0-9a-f]{64})/")
 
 
 def open_manifest(spec: JobSpec) -> Manifest:
@@ -40,7 +43,7 @@ def open_manifest(spec: JobSpec) -> Manifest:
     for name, footer in zip(names[1:], footers[1:], strict=True):
         check_same_columns(columns, first.schema, names[0], footer.schema, name)
     listed = tuple(_manifest_file(*each) for each in zip(files, names, footers, strict=True))
-    manifest = Manifest(files=listed, root=root, columns=columns)
+    manifest = Manifest(files=listed, root=spec.manifest_root or root, columns=columns)
     if not manifest.num_rows:
         found = f"{len(files)} file{'s' if len(files) > 1 else ''} with 0 rows"
         raise ManifestError(f"the manifest {_sources(spec)} has no rows", found=found, advice="list at least one image")
@@ -89,6 +92,8 @@ def _check_each_once(files: list[InputFile]) -> None:
 def _root(source: str, files: list[InputFile]) -> str:
     """Return the folder a source's relative names start from: its own, or a glob's fixed part."""
     here = _absolute(source)
+    if (staged := _STAGED.match(here)) is not None:
+        return staged[1]
     if len(files) == 1 and _absolute(files[0].uri) == here:
         return here.rpartition("/")[0] or "/"
     if not _GLOB & set(source):

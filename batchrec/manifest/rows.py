@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from batchrec.errors import ManifestError
+from batchrec.errors import AccessError, ManifestError
 from batchrec.manifest.definition import Columns, Manifest, ManifestFile
 from batchrec.manifest.footers import read_footer, tail_sha256
+from batchrec.manifest.pages import OversizedText, chunks_of, rows_at_once
 from batchrec.records import Shard
 from batchrec.spec import StoreOptions
 from batchrec.storage.reading import open_input
@@ -21,6 +22,8 @@ from batchrec.storage.reading import open_input
 # Half a million short URIs: most row groups are then decoded once for all their shards, in whatever
 # order they come, and a longer one still costs a worker nothing beside its model.
 WINDOW_BYTES = 32 * 2**20
+# The rows of one shard: sixteen thousand with URIs as long as any store takes are a quarter of it.
+MAX_SHARD_BYTES = 512 * 2**20
 _BATCH_ROWS = 8_192
 _BUFFER_BYTES = 2**20
 
@@ -91,7 +94,7 @@ class _OpenFile:
     """One manifest file, checked against the plan, with a window over one row group."""
 
     def __init__(self, manifest: Manifest, index: int, options: StoreOptions) -> None:
-        self._planned = manifest.files[index]
+        self._planned, self._options = manifest.files[index], options
         self._columns = list(manifest.columns.read)
         self._stream = open_input(self._planned.uri, options)
         try:
@@ -103,6 +106,7 @@ class _OpenFile:
             raise
         groups = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
         self._group_rows = list(groups)
+        self._chunks = chunks_of(metadata, self._columns)
         self._group: int | None = None
         self._window: _Window | None = None
 
@@ -115,7 +119,12 @@ class _OpenFile:
         """Return a range of rows of the file, across row groups."""
         try:
             table = pa.concat_tables(list(self._pieces(first_row, num_rows)))
-        except (pa.ArrowException, OSError) as error:
+        except AccessError:
+            # A store refuses to go on with an object that was replaced: then say so.
+            with open_input(self._planned.uri, self._options) as now:
+                _check_unchanged(now, self._planned)
+            raise
+        except (pa.ArrowException, OSError, OversizedText) as error:
             _check_unchanged(self._stream, self._planned)
             raise ManifestError(
                 f"rows {first_row} to {first_row + num_rows} of the manifest {self._planned.uri} cannot be decoded",
@@ -136,9 +145,8 @@ class _OpenFile:
 
     def _in_group(self, group: int, first_row: int, num_rows: int) -> pa.Table:
         if self._window is None or self._group != group or first_row < self._window.first_row:
-            batches = self._parquet.iter_batches(
-                _BATCH_ROWS, row_groups=[group], columns=self._columns, use_threads=False
-            )
+            at_once = rows_at_once(self._stream, self._parquet.metadata.row_group(group), self._chunks, _BATCH_ROWS)
+            batches = self._parquet.iter_batches(at_once, row_groups=[group], columns=self._columns, use_threads=False)
             self._window = _Window(batches)
             self._group = group
         try:
@@ -174,13 +182,28 @@ class _Window:
         batch = next(self._batches, None)
         if batch is None:
             raise pa.ArrowInvalid(f"the row group ends after {self._end_row} rows")
+        batch = _spelt_out(batch)
         self._kept.append(batch)
         self._kept_bytes += batch.nbytes
         self._end_row += batch.num_rows
+        if self._kept_bytes > MAX_SHARD_BYTES and self.first_row + self._kept[0].num_rows > keep_from:
+            raise OversizedText(f"over {MAX_SHARD_BYTES >> 20} MiB of text in {self._end_row - keep_from} rows")
         while self._kept_bytes > WINDOW_BYTES and self.first_row + self._kept[0].num_rows <= keep_from:
             dropped = self._kept.popleft()
             self._kept_bytes -= dropped.nbytes
             self.first_row += dropped.num_rows
+
+
+def _spelt_out(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return it without dictionaries: what they hide would become memory after it was counted."""
+    kinds = [field.type for field in batch.schema]
+    if not any(map(pa.types.is_dictionary, kinds)):
+        return batch
+    plain = [
+        pc.cast(each, kind.value_type) if pa.types.is_dictionary(kind) else each
+        for each, kind in zip(batch.columns, kinds, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(plain, batch.schema.names)
 
 
 def _check_unchanged(stream: BinaryIO, planned: ManifestFile) -> pq.FileMetaData:

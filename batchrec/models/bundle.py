@@ -193,7 +193,7 @@ def _read_json(path: Path) -> object:
         if len(content) > _MAX_JSON_BYTES:
             raise ValueError(f"larger than {_MAX_JSON_BYTES} bytes")
         return json.loads(content)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError("the bundle cannot be read", found=f"{path}: {error}") from error
 
 

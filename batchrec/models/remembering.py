@@ -54,6 +54,19 @@ def remember(
     return known
 
 
+def recall(kind: str, key: Mapping[str, Any], *, folder: Path | None = None) -> dict[str, Any] | None:
+    """Return the value last kept under a key, or None; see :func:`remember` for the arguments."""
+    folder = folder or cache_folder()
+    return _read(folder / kind / f"{digest(key)[:32]}.json", key) if folder else None
+
+
+def keep(kind: str, key: Mapping[str, Any], value: dict[str, Any], *, folder: Path | None = None) -> None:
+    """Store a value under a key in place of any other; see :func:`remember` for the arguments."""
+    folder = folder or cache_folder()
+    if folder is not None:
+        _write(folder / kind / f"{digest(key)[:32]}.json", {"key": key, "value": value})
+
+
 def _read(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
     try:
         stored = json.loads(path.read_bytes())

@@ -21,8 +21,13 @@ def stands(store: Store, key: str) -> bool:
 
 def advise(store: Store, key: str, facts: Mapping[str, Any]) -> bool:
     """Write facts as JSON over whatever stands there; False when the store would not take them now."""
+    return advise_bytes(store, key, json.dumps(facts, indent=1).encode())
+
+
+def advise_bytes(store: Store, key: str, data: bytes) -> bool:
+    """Write bytes over whatever stands there; False when the store would not take them now."""
     try:
-        store.overwrite(key, json.dumps(facts, indent=1).encode())
+        store.overwrite(key, data)
     except (BatchrecError, KeyMissing, Uncertain):
         return False
     return True

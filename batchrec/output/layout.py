@@ -5,7 +5,9 @@ OUT/
   errors/job=<job12>/errors.parquet              derived when sealing
   report.json                                    the latest run, for people
   _batchrec/OUTPUT.json                          binds the folder to one job
-  _batchrec/<job_id>/...                         spec, plan, drivers, progress, seal
+  _batchrec/<job_id>/...                         spec, plan, drivers, progress, seal, children
+  _batchrec/retry/...                            of a retry: the rows it does again, and whose they are
+  _batchrec/quarantine/...                       what `repair` moved away
   _SUCCESS                                       last
 """
 
@@ -18,6 +20,9 @@ OUTPUT_KEY = "_batchrec/OUTPUT.json"
 SUCCESS_KEY = "_SUCCESS"
 REPORT_KEY = "report.json"
 PREDICTIONS_PREFIX = "predictions/"
+RETRY_PREFIX = "_batchrec/retry/"
+ORIGIN_KEY = RETRY_PREFIX + "RETRY.json"
+QUARANTINE_PREFIX = "_batchrec/quarantine/"
 
 _PART_NAME = re.compile(r"part-(\d{8,})\.parquet")
 
@@ -67,6 +72,19 @@ class Layout:
     def drivers_prefix(self) -> str:
         """Claims and heartbeats of coordinators."""
         return self.private_prefix + "drivers/"
+
+    @property
+    def children_prefix(self) -> str:
+        """Records of the retries of this job."""
+        return self.private_prefix + "children/"
+
+    def child_key(self, number: int) -> str:
+        """Record of the n-th retry, counted from 1."""
+        return f"{self.children_prefix}{number:04d}.json"
+
+    def log_key(self, driver: int) -> str:
+        """What the n-th coordinator said, for people."""
+        return f"{self.drivers_prefix}{driver:08d}.log"
 
     def part_key(self, shard: int) -> str:
         """Key of one shard's part."""

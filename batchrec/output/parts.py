@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -20,12 +19,13 @@ import pyarrow.parquet as pq
 
 from batchrec.errors import OutputError, StorageLost
 from batchrec.output.digest import table_sha256
-from batchrec.output.schema import NOT_IN_DIGEST, OK
-from batchrec.storage import KeyExists, KeyMissing, Store, Uncertain
+from batchrec.output.schema import EMBEDDING, NOT_IN_DIGEST, OK
+from batchrec.storage import Store, create_or_find
 
-_FOOTER_KEY = b"batchrec"
-_MAX_PUTS = 6
-_PAUSE_S = 0.5
+#: Entry of ours in the metadata of a Parquet file.
+FOOTER_KEY = b"batchrec"
+#: Writing takes several times the memory of a row group: 2,048 embeddings of 2,048 float32 numbers are 16 MiB.
+_EMBEDDED_ROWS_PER_GROUP = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +71,29 @@ def encode_part(rows: pa.Table, *, job_id: str, shard: int, attempt_id: str, fac
     num_ok = rows.column("status").to_pylist().count(OK)
     digest = table_sha256(rows, leave_out=NOT_IN_DIGEST)
     footer = PartFooter(job_id, shard, attempt_id, rows.num_rows, num_ok, dict(sorted(codes.items())), digest, facts)
-    metadata = {**(rows.schema.metadata or {}), _FOOTER_KEY: json.dumps(asdict(footer), sort_keys=True).encode()}
+    metadata = {**(rows.schema.metadata or {}), FOOTER_KEY: json.dumps(asdict(footer), sort_keys=True).encode()}
     buffer = io.BytesIO()
     pq.write_table(
-        rows.replace_schema_metadata(metadata), buffer, compression="zstd", use_dictionary=_repeating(rows.schema)
+        rows.replace_schema_metadata(metadata),
+        buffer,
+        row_group_size=rows_per_group(rows.schema),
+        **parquet_options(rows.schema),
     )
     return buffer.getvalue()
+
+
+def parquet_options(schema: pa.Schema) -> dict[str, Any]:
+    """Return how predictions of a schema are written, as arguments of pyarrow's writers."""
+    options = {"compression": "zstd", "use_dictionary": _repeating(schema)}
+    if EMBEDDING not in schema.names:
+        return options
+    # Nobody looks for the smallest number of all embeddings, and finding it takes half the time of writing them.
+    return {**options, "write_statistics": [name for name in schema.names if name != EMBEDDING]}
+
+
+def rows_per_group(schema: pa.Schema) -> int | None:
+    """Return the most rows of a row group; pyarrow's own choice when None."""
+    return _EMBEDDED_ROWS_PER_GROUP if EMBEDDING in schema.names else None
 
 
 def _repeating(schema: pa.Schema) -> list[str]:
@@ -94,7 +111,7 @@ def decode_footer(metadata: pq.FileMetaData) -> PartFooter:
         UnreadablePart: It carries no footer of ours.
     """
     try:
-        return _footer_from_json(json.loads((metadata.metadata or {})[_FOOTER_KEY]))
+        return _footer_from_json(json.loads((metadata.metadata or {})[FOOTER_KEY]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UnreadablePart("it is Parquet, but not written by batchrec") from error
 
@@ -139,34 +156,15 @@ def publish_part(store: Store, key: str, data: bytes, *, pause: Callable[[float]
         StorageLost: The store would not say, within a bound; the shard may be tried again safely.
     """
     mine = decode_footer(pq.read_metadata(io.BytesIO(data)))
-    for put in range(_MAX_PUTS):
-        try:
-            store.create(key, data)
-        except (KeyExists, Uncertain):
-            standing = _look(store, key, pause)
-        else:
-            return mine
-        if standing is not None:
-            return _settle(standing, mine, store, key)
-        pause(_PAUSE_S * 2**put * random.uniform(0.5, 1.0))
-    raise StorageLost(
-        f"the store would not take {key}", found=f"{_MAX_PUTS} unclear answers in a row", advice="run again to resume"
-    )
 
-
-def _look(store: Store, key: str, pause: Callable[[float], None]) -> PartFooter | UnreadablePart | None:
-    """Read back what stands under ``key``, once more after a pause if it cannot be read."""
-    found: PartFooter | UnreadablePart | None = None
-    for last in (False, True):
+    def find() -> PartFooter | UnreadablePart:
         try:
             return read_footer(store, key)
-        except KeyMissing:
-            found = None
         except UnreadablePart as error:
-            found = error
-        if not last:
-            pause(_PAUSE_S)
-    return found
+            return error
+
+    standing = create_or_find(store, key, data, find, clear=lambda found: isinstance(found, PartFooter), pause=pause)
+    return mine if standing is None else _settle(standing, mine, store, key)
 
 
 def _settle(standing: PartFooter | UnreadablePart, mine: PartFooter, store: Store, key: str) -> PartFooter:
@@ -174,5 +172,7 @@ def _settle(standing: PartFooter | UnreadablePart, mine: PartFooter, store: Stor
         return standing
     found = str(standing) if isinstance(standing, UnreadablePart) else f"a part of job {standing.job_id[:12]}"
     raise OutputError(
-        f"{store.url}/{key} is not a part of this job", found=found, advice="move it away, or use another output folder"
+        f"{store.url}/{key} is not a part of this job",
+        found=found,
+        advice=f"`batchrec repair {store.url}` moves it away",
     )

@@ -26,7 +26,10 @@ from batchrec.storage import KeyMissing, Store, open_filesystem, open_store
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
+    from batchrec.output.merging import MergedPredictions
+
 _JOB_ID = re.compile(r"[0-9a-f]{64}")
+_SAYS_MORE = "`batchrec verify` says what else is, and `batchrec repair` mends it"
 
 
 @dataclass(frozen=True)
@@ -71,33 +74,76 @@ class Output:
             raise OutputError(f"{self.store.url}/{self.layout.plan_key} is damaged", found=str(error)) from error
         return [self.layout.part_key(shard) for shard in sorted(standing_parts(self.store, self.layout, num_shards))]
 
-    def predictions(self) -> ds.Dataset:
-        """Return the rows as a pyarrow dataset; columns are read when they are asked for.
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Columns of the predictions.
 
         Raises:
-            OutputError: No part stands yet.
+            OutputError: No part stands yet, or the first one is damaged.
         """
-        if not self.parts:
-            raise OutputError(f"{self.store.url} has no predictions yet", advice="see `batchrec status`")
+        key = self._standing()[0]
+        try:
+            with self.store.open(key) as part:
+                return pq.ParquetFile(pa.PythonFile(part, mode="r")).schema_arrow.remove_metadata()
+        except pa.ArrowException as error:
+            raise OutputError(
+                f"{self.store.url}/{key} is damaged", found=str(error).split("\n")[0], advice=_SAYS_MORE
+            ) from error
+
+    def predictions(self, *, merged: bool = True) -> ds.Dataset | MergedPredictions:
+        """Return the rows; columns are read when they are asked for.
+
+        A job nobody retried gives a pyarrow dataset. One whose failed rows were done again by ``batchrec retry``
+        gives a :class:`~batchrec.output.merging.MergedPredictions`: the same rows in the same order, with those
+        replaced that a complete retry has, read as a stream. Both have ``schema``, ``to_table``, ``to_batches``,
+        ``count_rows`` and ``head``, and both are taken by DuckDB, Polars and pandas.
+
+        Args:
+            merged: Whether retries count; False gives the dataset of the job's own rows.
+
+        Raises:
+            OutputError: No part stands yet, or a retry's folder is damaged.
+        """
+        if merged:
+            from batchrec.output.merging import MergedPredictions, sealed_children
+
+            if sealed_children(self):
+                return MergedPredictions(self)
+        return self._own_predictions()
+
+    def _own_predictions(self) -> ds.Dataset:
         import pyarrow.dataset as ds  # brings pandas along, which no other verb needs
 
+        paths = self._standing()
         system, root = open_filesystem(self.store.url, self.options)
-        paths = [f"{root}/{key}" for key in self.parts]
-        return ds.dataset(paths, filesystem=system, format="parquet")
+        return ds.dataset([f"{root}/{key}" for key in paths], filesystem=system, format="parquet")
 
-    def errors(self) -> pa.Table:
+    def errors(self, *, merged: bool = True) -> pa.Table:
         """Return the rows without a prediction; of a job under way, those published so far.
 
+        Args:
+            merged: Whether retries count: rows they recognised are left out, the others have their newest error.
+
         Raises:
-            OutputError: No part stands yet, or the table is gone.
+            OutputError: No part stands yet, the table is gone, or a retry's folder is damaged.
         """
         if self.seal is not None:
-            return self._sealed_errors()
+            if not merged:
+                return self._sealed_errors()
+            from batchrec.output.merging import merged_errors
+
+            return merged_errors(self, self._sealed_errors())
         columns = ["image_id", "uri", "row", "error_code", "error_detail", "attempt"]
-        return self.predictions().to_table(columns=columns, use_threads=False, filter=pc.field("status") == ERROR)
+        rows = self._own_predictions()
+        return rows.to_table(columns=columns, use_threads=False, filter=pc.field("status") == ERROR)
+
+    def _standing(self) -> list[str]:
+        if not self.parts:
+            raise OutputError(f"{self.store.url} has no predictions yet", advice="see `batchrec status`")
+        return self.parts
 
     def _sealed_errors(self) -> pa.Table:
-        key, advice = self.layout.errors_key, "`batchrec verify` says what else is"
+        key, advice = self.layout.errors_key, _SAYS_MORE
         try:
             return read_table(io.BytesIO(self._read(key, advice)))
         except (pa.ArrowInvalid, OSError) as error:

@@ -9,12 +9,11 @@ import numpy as np
 import pyarrow as pa
 
 from batchrec.errors import ErrorCode, ImageError
-from batchrec.output.schema import ERROR, FIELDS, OK, SCORED_LABEL, predictions_schema
-from batchrec.records import Attempt
+from batchrec.output.schema import EMBEDDING, ERROR, OK, SCORED_LABEL, embedding_type, predictions_schema
+from batchrec.records import Attempt, EmbeddingSpec
 from batchrec.redacting import redact, shown
 
 _SIGNS_OF_SECRETS = ("=", "@", "AKIA", "ASIA")
-_TYPES = {field.name: field.type for field in FIELDS}
 
 
 class ManifestRows(Protocol):
@@ -45,6 +44,8 @@ class Predicted(Protocol):
     def num_bytes(self) -> np.ndarray: ...
     @property
     def errors(self) -> dict[int, ImageError]: ...
+    @property
+    def embeddings(self) -> np.ndarray | None: ...
 
 
 def prediction_rows(rows: ManifestRows, found: Predicted, attempt: Attempt, labels: Sequence[str]) -> pa.Table:
@@ -65,17 +66,27 @@ def prediction_rows(rows: ManifestRows, found: Predicted, attempt: Attempt, labe
         "height": pa.array(found.height, pa.int32(), mask=found.height == 0),
         "bytes": pa.array(found.num_bytes, pa.int64(), mask=found.num_bytes == 0),
     }
-    return _assemble(rows, attempt, columns, found.errors)
+    embedding = None
+    if found.embeddings is not None:
+        embedding = EmbeddingSpec(found.embeddings.dtype.name, found.embeddings.shape[1])
+        columns[EMBEDDING] = _embeddings(found.embeddings, failed, embedding_type(embedding))
+    return _assemble(rows, attempt, columns, found.errors, embedding)
 
 
-def failed_rows(rows: ManifestRows, attempt: Attempt, code: ErrorCode, detail: str) -> pa.Table:
+def failed_rows(
+    rows: ManifestRows, attempt: Attempt, code: ErrorCode, detail: str, embedding: EmbeddingSpec | None = None
+) -> pa.Table:
     """Return a shard's rows when none of them has a prediction, for one and the same reason."""
     error = ImageError(code, detail)
-    return _assemble(rows, attempt, {}, dict.fromkeys(range(len(rows.uris)), error))
+    return _assemble(rows, attempt, {}, dict.fromkeys(range(len(rows.uris)), error), embedding)
 
 
 def _assemble(
-    rows: ManifestRows, attempt: Attempt, columns: dict[str, pa.Array], errors: dict[int, ImageError]
+    rows: ManifestRows,
+    attempt: Attempt,
+    columns: dict[str, pa.Array],
+    errors: dict[int, ImageError],
+    embedding: EmbeddingSpec | None,
 ) -> pa.Table:
     num_rows = len(rows.uris)
     first = attempt.shard.first_position
@@ -93,8 +104,11 @@ def _assemble(
         "attempt": pa.array(np.full(num_rows, attempt.number), pa.int32()),
         **columns,
     }
-    ours = [known[name] if name in known else pa.nulls(num_rows, kind) for name, kind in _TYPES.items()]
-    return pa.table([*ours, *rows.passthrough.columns], schema=predictions_schema(rows.passthrough.schema))
+    carried = rows.passthrough
+    schema = predictions_schema(carried.schema, embedding)
+    own = list(schema)[: len(schema) - carried.num_columns]
+    ours = [known[field.name] if field.name in known else pa.nulls(num_rows, field.type) for field in own]
+    return pa.table([*ours, *carried.columns], schema=schema)
 
 
 def _without_secret(uri: str | None) -> str | None:
@@ -116,3 +130,8 @@ def _top_k(found: Predicted, failed: np.ndarray, names: pa.Array) -> pa.Array:
     offsets = np.zeros(num_rows + 1, dtype=np.int32)
     np.cumsum(np.where(kept, k, 0), out=offsets[1:])
     return pa.ListArray.from_arrays(pa.array(offsets), pairs, mask=pa.array(failed))
+
+
+def _embeddings(found: np.ndarray, failed: np.ndarray, kind: pa.DataType) -> pa.Array:
+    # The numbers are not copied: they are by far the largest column of a shard.
+    return pa.FixedSizeListArray.from_arrays(pa.array(found.ravel()), type=kind, mask=pa.array(failed))

@@ -9,6 +9,8 @@ from typing import Final
 
 import pyarrow as pa
 
+from batchrec.records import EmbeddingSpec
+
 SCHEMA_VERSION: Final = 1
 
 #: Differs between attempts that are equal in every other respect, so it is not part of the digest.
@@ -39,10 +41,19 @@ FIELDS: Final = (
 
 OUTPUT_COLUMNS: Final = tuple(field.name for field in FIELDS)
 
+EMBEDDING: Final = "embedding"
+_NUMBERS: Final = {"float16": pa.float16(), "float32": pa.float32()}
 
-def predictions_schema(passthrough: pa.Schema) -> pa.Schema:
+
+def predictions_schema(passthrough: pa.Schema, embedding: EmbeddingSpec | None = None) -> pa.Schema:
     """Return the schema of a part whose manifest carries ``passthrough`` along."""
-    return pa.schema([*FIELDS, *passthrough])
+    kept = [] if embedding is None else [pa.field(EMBEDDING, embedding_type(embedding))]
+    return pa.schema([*FIELDS, *kept, *passthrough])
+
+
+def embedding_type(embedding: EmbeddingSpec) -> pa.DataType:
+    """Return the type of the column ``embedding``; see docs/decisions/0008-embeddings.md."""
+    return pa.list_(pa.field("element", _NUMBERS[embedding.dtype]), embedding.dimension)
 
 
 def errors_schema() -> pa.Schema:

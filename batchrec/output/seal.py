@@ -125,9 +125,16 @@ def seal(store: Store, layout: Layout, plan: Sequence[Shard], manifest_files: Se
         OutputError: A part is unreadable, another job's or not as planned; or other parts were sealed before.
         StorageLost: A part is missing; the same command does its shard anew.
     """
-    sealed = Seal(layout.job_id, tuple(_read_parts(store, layout, plan)))
-    _create_json(store, layout.seal_key, sealed.to_json())
-    _create_errors(store, layout, sealed, plan, manifest_files)
+    try:
+        sealed = Seal(layout.job_id, tuple(_read_parts(store, layout, plan)))
+        _create_json(store, layout.seal_key, sealed.to_json())
+        _create_errors(store, layout, sealed, plan, manifest_files)
+    except KeyMissing as error:
+        raise StorageLost(
+            "a part was taken away while the output was being sealed",
+            found=str(error),
+            advice="run the same command again: only its shard is done anew",
+        ) from error
     _create_json(store, SUCCESS_KEY, sealed.totals())
     return sealed
 
@@ -190,12 +197,12 @@ def _bad_part(store: Store, key: str, found: str) -> OutputError:
     return OutputError(
         f"{store.url}/{key} is not the part this job wrote there",
         found=found,
-        advice="move that object away and run the same command again: only its shard is done anew",
+        advice=f"`batchrec repair {store.url}` moves it away; then the same command does only its shard anew",
     )
 
 
 def _bad_seal(found: str) -> OutputError:
-    return OutputError("the seal of this output is damaged", found=found, advice="`batchrec verify` looks at the parts")
+    return OutputError("the seal of this output is damaged", found=found, advice="`batchrec repair` mends it")
 
 
 def _create_json(store: Store, key: str, value: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ from batchrec.output.advising import stands
 from batchrec.output.digest import table_sha256
 from batchrec.output.layout import OUTPUT_KEY, REPORT_KEY, SUCCESS_KEY, Layout
 from batchrec.output.parts import PartFooter, UnreadablePart, read_footer
-from batchrec.output.schema import ERROR, FIELDS, NOT_IN_DIGEST, OK, errors_schema
+from batchrec.output.schema import EMBEDDING, ERROR, FIELDS, NOT_IN_DIGEST, OK, errors_schema
 from batchrec.output.seal import Seal, SealedPart, foreign_names, point_to_manifest, read_seal, standing_parts
 from batchrec.output.tables import read_table
 from batchrec.records import Shard
@@ -50,13 +50,23 @@ class Verification:
 
 
 @dataclass(slots=True)
-class _Parts:
-    """What was read of the parts that stand."""
+class CheckedParts:
+    """What was read of the parts that stand.
 
-    faults: list[str] = field(default_factory=list)
+    Attributes:
+        faults: Shard and what is wrong with its part, in plan order; a shard may have several.
+        footers: By shard, of parts that can be read.
+        digests: Of the rows of those, in plan order.
+        errors: Their failed rows, as ``errors.parquet`` has them.
+        embeddings: Types of their embeddings.
+        num_rows: Their rows.
+    """
+
+    faults: list[tuple[int, str]] = field(default_factory=list)
     footers: dict[int, PartFooter] = field(default_factory=dict)
     digests: list[str] = field(default_factory=list)
     errors: list[pa.Table] = field(default_factory=list)
+    embeddings: set[str] = field(default_factory=set)
     num_rows: int = 0
 
 
@@ -66,17 +76,15 @@ def verify(store: Store, layout: Layout, plan: Sequence[Shard]) -> Verification:
     notes: list[str] = []
     standing = standing_parts(store, layout, len(plan))
     manifest_files = _manifest_files(store, layout, faults)
-    parts = _Parts()
-    for shard in plan:
-        if shard.index in standing:
-            name = manifest_files[shard.file] if shard.file < len(manifest_files) else ""
-            _read_part(store, layout, shard, name, parts)
-    faults += parts.faults
+    parts = check_parts(store, layout, plan, standing, manifest_files)
+    faults += [fault for _, fault in parts.faults]
+    if len(parts.embeddings) > 1:
+        faults.append(f"the parts hold embeddings of several types: {', '.join(sorted(parts.embeddings))}")
     try:
         sealed = read_seal(store, layout)
         if sealed is not None:
-            faults += _seal_faults(layout, plan, sealed, standing, parts)
-            faults += _twin_faults(store, layout, sealed, parts)
+            faults += seal_faults(layout, plan, sealed, standing, parts)
+            faults += twin_faults(store, layout, sealed, parts)
         elif stands(store, SUCCESS_KEY):
             faults.append("_SUCCESS stands without a seal")
     except OutputError as error:
@@ -93,6 +101,18 @@ def verify(store: Store, layout: Layout, plan: Sequence[Shard]) -> Verification:
     return Verification(tuple(faults), tuple(notes), sealed is not None, parts.num_rows, total)
 
 
+def check_parts(
+    store: Store, layout: Layout, plan: Sequence[Shard], standing: dict[int, int], manifest_files: Sequence[str]
+) -> CheckedParts:
+    """Read every row of the parts that stand, and hold them against the plan and their own footers."""
+    parts = CheckedParts()
+    for shard in plan:
+        if shard.index in standing:
+            name = manifest_files[shard.file] if shard.file < len(manifest_files) else ""
+            _read_part(store, layout, shard, name, parts)
+    return parts
+
+
 def _manifest_files(store: Store, layout: Layout, faults: list[str]) -> list[str]:
     """Return the names of the manifest's files as the folder's binding has them."""
     try:
@@ -107,23 +127,23 @@ def _manifest_files(store: Store, layout: Layout, faults: list[str]) -> list[str
     return []
 
 
-def _read_part(store: Store, layout: Layout, shard: Shard, manifest_file: str, parts: _Parts) -> None:
+def _read_part(store: Store, layout: Layout, shard: Shard, manifest_file: str, parts: CheckedParts) -> None:
     key = layout.part_key(shard.index)
     try:
         footer = read_footer(store, key)
         rows = read_table(io.BytesIO(store.read(key)))
     except (UnreadablePart, KeyMissing, pa.ArrowException, OSError) as error:
-        parts.faults.append(f"{key}: {error}")
+        parts.faults.append((shard.index, f"{key}: {error}"))
         return
     if [(each.name, each.type) for each in rows.schema][: len(FIELDS)] != [(each.name, each.type) for each in FIELDS]:
-        parts.faults.append(f"{key} has other columns than predictions have")
+        parts.faults.append((shard.index, f"{key} has other columns than predictions have"))
         return
     digest = table_sha256(rows, leave_out=NOT_IN_DIGEST)
-    parts.faults += [
-        f"{key} {fault}" for fault, good in _checks(rows, footer, digest, layout, shard).items() if not good
-    ]
+    checks = _checks(rows, footer, digest, layout, shard).items()
+    parts.faults += [(shard.index, f"{key} {fault}") for fault, good in checks if not good]
     parts.footers[shard.index] = footer
     parts.digests.append(digest)
+    parts.embeddings.add(str(rows.schema.field(EMBEDDING).type) if EMBEDDING in rows.schema.names else "none")
     parts.errors.append(point_to_manifest(rows, shard, manifest_file))
     parts.num_rows += rows.num_rows
 
@@ -154,13 +174,21 @@ def _row_checks(rows: pa.Table, shard: Shard) -> dict[str, bool]:
         "has a status that is neither ok nor error": set(status.unique().to_pylist()) <= {OK, ERROR},
         "has rows that are ok and carry a code, or neither": bool((ok != has_code).all()),
         "has rows that are ok without a label, or failed with one": bool((ok == has_label).all()),
+        "has rows that are ok without an embedding, or failed with one": _embedded_where(rows, ok),
         "has codes outside the closed list": codes <= {code.value for code in CODES},
     }
 
 
-def _seal_faults(
-    layout: Layout, plan: Sequence[Shard], sealed: Seal, standing: dict[int, int], parts: _Parts
+def _embedded_where(rows: pa.Table, ok: np.ndarray) -> bool:
+    if EMBEDDING not in rows.schema.names:
+        return True
+    return bool(np.array_equal(pc.is_valid(rows.column(EMBEDDING)).to_numpy(), ok))
+
+
+def seal_faults(
+    layout: Layout, plan: Sequence[Shard], sealed: Seal, standing: dict[int, int], parts: CheckedParts
 ) -> Iterator[str]:
+    """Compare a seal with the plan and the parts that stand."""
     if [part.shard for part in sealed.parts] != [shard.index for shard in plan]:
         yield "the seal names other shards than the plan"
     for part in sealed.parts:
@@ -180,15 +208,25 @@ def _counts(part: PartFooter | SealedPart) -> tuple[str, int, int, dict[str, int
     return part.attempt_id, part.num_rows, part.num_ok, dict(part.num_errors)
 
 
-def _twin_faults(store: Store, layout: Layout, sealed: Seal, parts: _Parts) -> Iterator[str]:
+def twin_faults(store: Store, layout: Layout, sealed: Seal, parts: CheckedParts) -> Iterator[str]:
     """Compare what repeats the seal or the parts: ``_SUCCESS``, the report, the errors."""
     if _json_or_none(store, SUCCESS_KEY) != sealed.totals():
         yield f"{SUCCESS_KEY} and the seal disagree"
+    yield from report_faults(store, sealed.job_id, sealed.num_rows, sealed.num_ok)
+    yield from errors_faults(store, layout, parts)
+
+
+def report_faults(store: Store, job_id: str, num_rows: int, num_ok: int) -> Iterator[str]:
+    """Compare the report, if there is one, with what it has to count."""
     if stands(store, REPORT_KEY):
         report = _json_or_none(store, REPORT_KEY)
         counts = [report.get(name) for name in ("job_id", "num_rows", "num_ok")] if isinstance(report, dict) else []
-        if counts != [sealed.job_id, sealed.num_rows, sealed.num_ok]:
+        if counts != [job_id, num_rows, num_ok]:
             yield f"{REPORT_KEY} and the seal disagree"
+
+
+def errors_faults(store: Store, layout: Layout, parts: CheckedParts) -> Iterator[str]:
+    """Compare the table of failed rows with the parts."""
     failed = pa.concat_tables([errors_schema().empty_table(), *parts.errors])
     try:
         errors = read_table(io.BytesIO(store.read(layout.errors_key)))

@@ -7,6 +7,7 @@ bounds, fills batches, and flushes a partial batch when nothing is left that cou
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -15,13 +16,43 @@ import numpy as np
 from batchrec.pipeline.collecting import Collector
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FetchedImage:
-    """An encoded image waiting to be decoded."""
+    """An encoded image waiting to be decoded, or being decoded."""
 
     collector: Collector
     row: int
     data: bytes
+
+    def let_go(self) -> int:
+        """Forget the bytes, and return how many there were, once."""
+        num_bytes, self.data = len(self.data), b""
+        return num_bytes
+
+
+class Room:
+    """What one read holds of the bytes that may be under way; one thread at a time.
+
+    Attributes:
+        num_bytes: Held now.
+        waited_s: Time spent waiting for room, which is no time of reading.
+    """
+
+    __slots__ = ("_bench", "num_bytes", "waited_s")
+
+    def __init__(self, bench: Workbench) -> None:
+        self._bench = bench
+        self.num_bytes = 0
+        self.waited_s = 0.0
+
+    def reserve(self, num_bytes: int, patience_s: float | None) -> bool:
+        """Wait for room and hold it instead of what was held before; see :data:`batchrec.storage.Reserve`."""
+        returned, self.num_bytes = self.num_bytes, 0
+        granted, waited_s = self._bench.exchange(returned, num_bytes, patience_s)
+        self.waited_s += waited_s
+        if granted:
+            self.num_bytes = num_bytes
+        return granted
 
 
 @dataclass(slots=True, eq=False)
@@ -44,7 +75,8 @@ class Workbench:
 
     Args:
         slab_shape: Shape of a batch, (batch size, height, width, 3).
-        max_buffered_bytes: Encoded images waiting to be decoded; fetching pauses above it.
+        max_buffered_bytes: Encoded images from before they are read until they are decoded. One larger than
+            all of it gets through alone.
         max_ready_batches: Full batches waiting for the model; decoding pauses at it.
     """
 
@@ -56,6 +88,7 @@ class Workbench:
         self._max_ready_batches = max_ready_batches
         lock = threading.Lock()
         self._rows_ready = threading.Condition(lock)
+        self._room_ready = threading.Condition(lock)
         self._work_ready = threading.Condition(lock)  # for who decodes, whether or not it predicts too
         self._batch_ready = threading.Condition(lock)  # for who only predicts: an image must not wake it
         self._lock = lock
@@ -64,7 +97,8 @@ class Workbench:
         self._batches: deque[Batch] = deque()
         self._free_slabs: list[np.ndarray] = []
         self._open: Batch | None = None
-        self._buffered_bytes = 0
+        self._held_bytes = 0
+        self._num_wanting_room = 0
         self._num_upstream = 0
         self._closed = False
 
@@ -78,15 +112,39 @@ class Workbench:
         """Take the next row to fetch; waits for rows and for room. None once closed."""
         with self._lock:
             while not self._closed:
-                if self._sources and self._buffered_bytes < self._max_buffered_bytes:
+                # While a read waits for room no other begins, so that a large image gets its turn.
+                if self._sources and not self._num_wanting_room and self._held_bytes < self._max_buffered_bytes:
                     return self._take_row()
                 self._rows_ready.wait()
             return None
 
-    def put_image(self, image: FetchedImage) -> None:
-        """Put an encoded image down to be decoded."""
+    def exchange(self, returned: int, wanted: int, patience_s: float | None) -> tuple[bool, float]:
+        """Give bytes back and hold others instead, waiting for room.
+
+        Args:
+            returned: Bytes held until now.
+            wanted: Bytes to hold.
+            patience_s: How long to wait at most; None for as long as it takes.
+
+        Returns:
+            Whether they are held now, and the seconds waited.
+
+        Raises:
+            RuntimeError: The stream was closed.
+        """
         with self._lock:
-            self._buffered_bytes += len(image.data)
+            self._release(returned)
+            waited_s = 0.0 if self._fits(wanted) else self._wait_for_room(wanted, patience_s)
+            if self._closed:
+                raise RuntimeError("the stream was closed")
+            granted = self._fits(wanted)
+            if granted:
+                self._held_bytes += wanted
+            return granted, waited_s
+
+    def put_image(self, image: FetchedImage) -> None:
+        """Put an encoded image, whose bytes are held already, down to be decoded."""
+        with self._lock:
             self._images.append(image)
             self._work_ready.notify()
 
@@ -98,31 +156,30 @@ class Workbench:
                     self._work_ready.notify_all()  # decoders held back by the batches that wait
                     return self._batches.popleft()
                 if decodes and self._images and len(self._batches) < self._max_ready_batches:
-                    image = self._images.popleft()
-                    self._buffered_bytes -= len(image.data)
-                    self._rows_ready.notify()
-                    return image
+                    return self._images.popleft()
                 (self._work_ready if decodes else self._batch_ready).wait()
             return None
 
-    def drop(self) -> None:
-        """Note that a row taken with :meth:`next_row` ends before it reaches a batch."""
+    def drop(self, num_bytes: int) -> None:
+        """Note that a row taken with :meth:`next_row` ends before it reaches a batch, and what it held."""
         with self._lock:
+            self._release(num_bytes)
             self._num_upstream -= 1
             self._flush_if_idle()
 
-    def place(self, collector: Collector, row: int, pixels: np.ndarray) -> None:
-        """Copy a decoded image into the next slot; the batch goes to the model once it is full."""
+    def place(self, image: FetchedImage, pixels: np.ndarray) -> None:
+        """Copy a decoded image into the next slot, let its bytes go; the batch goes to the model once it is full."""
         with self._lock:
             if self._open is None:
                 self._open = Batch(self._free_slabs.pop() if self._free_slabs else np.zeros(self._slab_shape, np.uint8))
             batch, slot = self._open, len(self._open.rows)
-            batch.rows.append((collector, row))
+            batch.rows.append((image.collector, image.row))
             if slot + 1 == self._slab_shape[0]:
                 self._open = None
         batch.slab[slot] = pixels
         with self._lock:
             batch.num_copied += 1
+            self._release(image.let_go())
             self._num_upstream -= 1
             if batch is not self._open and batch.num_copied == len(batch.rows):
                 self._ready(batch)
@@ -133,11 +190,19 @@ class Workbench:
         with self._lock:
             self._free_slabs.append(batch.slab)
 
+    def fill(self) -> dict[str, float]:
+        """Return how full the queues are, from 0 to 1: encoded images waiting, and batches waiting for the model."""
+        with self._lock:
+            return {
+                "images": min(1.0, self._held_bytes / self._max_buffered_bytes),
+                "batches": len(self._batches) / self._max_ready_batches,
+            }
+
     def close(self) -> None:
         """Wake every waiting thread and give it nothing."""
         with self._lock:
             self._closed = True
-            for waiting in (self._rows_ready, self._work_ready, self._batch_ready):
+            for waiting in (self._rows_ready, self._room_ready, self._work_ready, self._batch_ready):
                 waiting.notify_all()
 
     def _take_row(self) -> tuple[Collector, int]:
@@ -146,6 +211,27 @@ class Workbench:
             self._sources.appendleft((collector, row + 1))
         self._num_upstream += 1
         return collector, row
+
+    def _fits(self, num_bytes: int) -> bool:
+        return not self._held_bytes or self._held_bytes + num_bytes <= self._max_buffered_bytes
+
+    def _wait_for_room(self, num_bytes: int, patience_s: float | None) -> float:
+        began = time.perf_counter()
+        self._num_wanting_room += 1
+        self._room_ready.wait_for(lambda: self._closed or self._fits(num_bytes), patience_s)
+        self._num_wanting_room -= 1
+        if not self._num_wanting_room:
+            self._rows_ready.notify_all()
+        return time.perf_counter() - began
+
+    def _release(self, num_bytes: int) -> None:
+        if not num_bytes:
+            return
+        self._held_bytes -= num_bytes
+        if self._num_wanting_room:
+            self._room_ready.notify_all()
+        else:
+            self._rows_ready.notify()
 
     def _flush_if_idle(self) -> None:
         if self._open is not None and not self._sources and not self._num_upstream:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from batchrec.errors import ImageError
+from batchrec.errors import ErrorCode, ImageError
 from batchrec.models.backends import Scores
 from batchrec.pipeline.decoding import ImageFacts
+from batchrec.records import EmbeddingSpec
 from batchrec.stats import ShardStats
 
 
@@ -32,6 +34,7 @@ class ShardPredictions:
         stats: Counters and stage times.
         first_row_at: When the first image was taken up, in Unix seconds.
         last_row_at: When the last image ended, in Unix seconds.
+        embeddings: float16 or float32 (rows, dimension); None where the job keeps none.
     """
 
     top_labels: np.ndarray
@@ -44,6 +47,7 @@ class ShardPredictions:
     stats: ShardStats
     first_row_at: float
     last_row_at: float
+    embeddings: np.ndarray | None = None
 
 
 class Collector:
@@ -52,21 +56,37 @@ class Collector:
     Args:
         uris: Images of the shard, in manifest order.
         top_k: Labels kept for each image.
+        embedding: What is kept of each image's embedding.
+        shard: Index of the shard, for people and notes.
+        apart: Rows to be decoded in another process.
 
     Attributes:
         uris: As given.
+        shard: As given.
+        apart: As given.
         future: Resolves with the last row, or with the error that ended the shard.
     """
 
-    def __init__(self, uris: Sequence[str | None], top_k: int) -> None:
+    def __init__(
+        self,
+        uris: Sequence[str | None],
+        top_k: int,
+        embedding: EmbeddingSpec | None = None,
+        *,
+        shard: int = -1,
+        apart: Container[int] = (),
+    ) -> None:
         num_rows = len(uris)
-        self.uris = uris
+        self.uris, self.shard, self.apart = uris, shard, apart
         self.future: Future[ShardPredictions] = Future()
         self._lock = threading.Lock()
         self._num_missing = num_rows
         self._top_labels = np.zeros((num_rows, top_k), np.int32)
         self._top_scores = np.zeros((num_rows, top_k), np.float32)
         self._entropy = np.zeros(num_rows, np.float32)
+        self._embeddings: np.ndarray | None = None
+        if embedding is not None:
+            self._embeddings = np.zeros((num_rows, embedding.dimension), embedding.dtype)
         self._width = np.zeros(num_rows, np.int32)
         self._height = np.zeros(num_rows, np.int32)
         self._num_bytes = np.zeros(num_rows, np.int64)
@@ -100,18 +120,34 @@ class Collector:
             self._close()
 
     def predicted(self, rows: list[int], scores: Scores, first_slot: int, predict_s: float) -> None:
-        """Note the predictions in consecutive slots of one batch, one for each of ``rows``."""
+        """Note the predictions in consecutive slots of one batch, one for each of ``rows``.
+
+        A row for which the model answered no numbers ends without a prediction.
+        """
         slots = slice(first_slot, first_slot + len(rows))
+        numbers = scores.are_numbers()[slots]
+        unfit = [] if numbers.all() else [row for row, fit in zip(rows, numbers, strict=True) if not fit]
         with self._lock:
             self._top_labels[rows] = scores.top_labels[slots]
             self._top_scores[rows] = scores.top_scores[slots]
             self._entropy[rows] = scores.entropy[slots]
+            if self._embeddings is not None:
+                assert scores.embeddings is not None, "the backend was opened without embeddings"
+                self._embeddings[rows] = _fitting(scores.embeddings[slots], self._embeddings.dtype)
+            for row in unfit:
+                self._blank(row)
             self._predict_s += predict_s
             self._num_batches += 1
             self._num_missing -= len(rows)
             last = not self._num_missing
         if last:
             self._close()
+
+    def _blank(self, row: int) -> None:
+        self._errors[row] = ImageError(ErrorCode.PREDICTION_FAILED)
+        for found in (self._top_labels, self._top_scores, self._entropy, self._embeddings):
+            if found is not None:
+                found[row] = 0
 
     def abort(self, error: BaseException) -> None:
         """End the shard with an error that is not an image's; rows still under way no longer count."""
@@ -133,5 +169,13 @@ class Collector:
         with self._lock:
             if not self.future.done():
                 now = time.time()
-                found = ShardPredictions(*arrays, self._errors, stats, self._first_row_at or now, now)
+                first = self._first_row_at or now
+                found = ShardPredictions(*arrays, self._errors, stats, first, now, self._embeddings)
                 self.future.set_result(found)
+
+
+def _fitting(values: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    # What float16 cannot hold becomes its largest number: an infinite one would spoil every distance.
+    largest = np.finfo(dtype).max
+    fitting: np.ndarray = np.clip(values, -largest, largest)
+    return fitting

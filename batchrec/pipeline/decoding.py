@@ -64,18 +64,94 @@ class ImageFacts:
     height: int
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded image as it is stored: not yet turned upright, resized and cropped.
+
+    Attributes:
+        rgb: Array (height, width, 3) of a plain JPEG, Pillow image of any other: each is resized its own way.
+        orientation: EXIF orientation, 1 to 8.
+    """
+
+    rgb: Pixels | Image.Image
+    orientation: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height as stored."""
+        return self.rgb.size if isinstance(self.rgb, Image.Image) else (self.rgb.shape[1], self.rgb.shape[0])
+
+    @property
+    def facts(self) -> ImageFacts:
+        """What is worth knowing of it, upright."""
+        width, height = self.size if self.orientation < 5 else self.size[::-1]
+        return ImageFacts(width, height)
+
+
+class PictureReader:
+    """Decodes. One instance serves any number of threads.
+
+    Args:
+        limits: What is refused from its header.
+    """
+
+    def __init__(self, limits: ImageLimits) -> None:
+        self._limits = limits
+        _take_pillow_in_hand(limits)
+
+    def read(self, data: bytes) -> Picture:
+        """Decode one image.
+
+        Raises:
+            ImageError: Whatever is wrong with the image, and nothing else.
+        """
+        if not data:
+            raise ImageError(ErrorCode.EMPTY)
+        header = read_header(kind_of(data), data)
+        try:
+            return self._read(data, header)
+        except ImageError:
+            raise
+        except Exception as error:
+            # The border that isolates one image: decoders answer bad bytes with OSError, ValueError,
+            # SyntaxError, KeyError, ZeroDivisionError and more, and no list of them has ever been complete.
+            raise _image_error(error, header, data) from error
+
+    def _read(self, data: bytes, header: Header) -> Picture:
+        self._check_size(header.size)
+        orientation = header.jpeg.orientation if header.jpeg else 1
+        pixels = _decode_plain_jpeg(data, header.jpeg) if header.jpeg else None
+        if pixels is not None:
+            return Picture(pixels, orientation)
+        _ignore_warnings()
+        image = _READERS[header.kind](BytesIO(data))
+        self._check_size(image.size)  # where only the decoder could tell, as for BigTIFF
+        image.load()
+        if not header.jpeg:
+            orientation = orientation_after_loading(image)
+        return Picture(to_rgb(image, header.depth), orientation)
+
+    def _check_size(self, size: tuple[int, int] | None) -> None:
+        if size and size[0] * size[1] > self._limits.max_pixels:
+            raise ImageError(
+                ErrorCode.TOO_MANY_PIXELS, f"{size[0]} x {size[1]} pixels, the limit is {self._limits.max_pixels}"
+            )
+
+
 class Decoder:
     """Decodes, turns upright, resizes and crops. One instance serves any number of threads.
 
     Args:
         preprocess: What the model wants.
         limits: What is refused from its header.
+        read: Decodes, where it is not to happen in this process; see :class:`PictureReader`.
     """
 
-    def __init__(self, preprocess: Preprocess, limits: ImageLimits) -> None:
+    def __init__(
+        self, preprocess: Preprocess, limits: ImageLimits, read: Callable[[bytes], Picture] | None = None
+    ) -> None:
+        self._read = read or PictureReader(limits).read
         self._resizer = Resizer(preprocess)
-        self._limits = limits
-        _take_pillow_in_hand(limits)
 
     def decode(self, data: bytes) -> tuple[Pixels, ImageFacts]:
         """Decode one image.
@@ -86,38 +162,19 @@ class Decoder:
         Raises:
             ImageError: Whatever is wrong with the image, and nothing else.
         """
-        if not data:
-            raise ImageError(ErrorCode.EMPTY)
-        header = read_header(kind_of(data), data)
+        picture = self._read(data)
         try:
-            return self._decode(data, header)
-        except ImageError:
-            raise
+            return self._resize(picture), picture.facts
         except Exception as error:
-            # The border that isolates one image: decoders answer bad bytes with OSError, ValueError,
-            # SyntaxError, KeyError, ZeroDivisionError and more, and no list of them has ever been complete.
-            raise _image_error(error, header, data) from error
+            # The same border as in PictureReader: what is left to fail here is memory.
+            detail = _detail(error)
+            no_memory = isinstance(error, MemoryError) or _says(detail, _MEMORY_WORDS)
+            raise ImageError(ErrorCode.OUT_OF_MEMORY if no_memory else ErrorCode.CORRUPT, detail) from error
 
-    def _decode(self, data: bytes, header: Header) -> tuple[Pixels, ImageFacts]:
-        self._check_size(header.size)
-        orientation = header.jpeg.orientation if header.jpeg else 1
-        pixels = _decode_plain_jpeg(data, header.jpeg) if header.jpeg else None
-        if pixels is not None:
-            return self._resizer.from_array(pixels, orientation), _facts(pixels.shape[1::-1], orientation)
-        _ignore_warnings()
-        image = _READERS[header.kind](BytesIO(data))
-        self._check_size(image.size)  # where only the decoder could tell, as for BigTIFF
-        image.load()
-        if not header.jpeg:
-            orientation = orientation_after_loading(image)
-        rgb = to_rgb(image, header.depth)
-        return self._resizer.from_image(rgb, orientation), _facts(rgb.size, orientation)
-
-    def _check_size(self, size: tuple[int, int] | None) -> None:
-        if size and size[0] * size[1] > self._limits.max_pixels:
-            raise ImageError(
-                ErrorCode.TOO_MANY_PIXELS, f"{size[0]} x {size[1]} pixels, the limit is {self._limits.max_pixels}"
-            )
+    def _resize(self, picture: Picture) -> Pixels:
+        if isinstance(picture.rgb, Image.Image):
+            return self._resizer.from_image(picture.rgb, picture.orientation)
+        return self._resizer.from_array(picture.rgb, picture.orientation)
 
 
 def _decode_plain_jpeg(data: bytes, jpeg: JpegHeader) -> Pixels | None:
@@ -137,11 +194,6 @@ def _decode_strictly(data: bytes) -> Pixels | None:
     except ValueError:
         return None
     return pixels
-
-
-def _facts(size: tuple[int, ...], orientation: int) -> ImageFacts:
-    width, height = size if orientation < 5 else size[::-1]
-    return ImageFacts(width, height)
 
 
 def _image_error(error: Exception, header: Header, data: bytes) -> ImageError:

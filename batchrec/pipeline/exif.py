@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator
 
 ORIENTATION = 0x0112
+BIGTIFF = b"II+\x00"
 _MAX_VALUES = 1_000_000
 _ORDERS = {b"II*\x00": "<", b"MM\x00*": ">"}
 _FORMATS = {1: ("B", 1), 3: ("H", 2), 4: ("I", 4)}
@@ -37,17 +38,21 @@ def directory_of(tiff: bytes) -> dict[int, tuple[int, ...]]:
 
 
 def directory_end(tiff: bytes) -> int:
-    """Position after the first directory of a classic TIFF; 0 for BigTIFF.
+    """Position after the first directory of a TIFF, classic or little-endian BigTIFF; 0 for anything else.
 
     Raises:
         struct.error: The data end before the directory starts.
     """
     order = _ORDERS.get(tiff[:4])
-    if order is None:
+    if order is None and not tiff.startswith(BIGTIFF):
         return 0
-    (start,) = struct.unpack_from(order + "I", tiff, 4)
-    (num_entries,) = struct.unpack_from(order + "H", tiff, start)
-    return int(start + 2 + 12 * num_entries)
+    classic = (4, f"{order}I", f"{order}H", 2, 12)
+    at, offset, count, count_bytes, entry_bytes = classic if order else (8, "<Q", "<Q", 8, 20)
+    (start,) = struct.unpack_from(offset, tiff, at)
+    if start > len(tiff):  # and perhaps beyond what an offset can be
+        return int(start)
+    (num_entries,) = struct.unpack_from(count, tiff, start)
+    return int(start + count_bytes + entry_bytes * num_entries)
 
 
 def _entries(tiff: bytes) -> Iterator[tuple[int, int, int, int, str]]:

@@ -16,6 +16,7 @@ from batchrec.pipeline.jpeg import END_MARKER, JpegHeader, read_jpeg_header
 
 _GIF_EXTENSION, _GIF_FRAME, _GIF_END = b"!,;"
 _MAX_GIF_BLOCKS = 10_000
+_BIG_ENDIAN_BIGTIFF = b"MM\x00+"
 _TIFF_WIDTH, _TIFF_HEIGHT = 0x0100, 0x0101
 _TILE_WIDTH, _TILE_HEIGHT = 0x0142, 0x0143
 _LARGEST_TILE = 4096 * 4096
@@ -128,6 +129,8 @@ def _bmp(data: bytes) -> Header:
 def _tiff(data: bytes) -> Header:
     if len(data) < 8:
         raise IndexError
+    if data.startswith(_BIG_ENDIAN_BIGTIFF):  # Pillow would take its directory for a classic one
+        raise ImageError(ErrorCode.UNSUPPORTED_FORMAT, "BigTIFF in big-endian byte order")
     tags = directory_of(data)
     if _TIFF_WIDTH not in tags or _TIFF_HEIGHT not in tags:  # BigTIFF, or a directory only Pillow can make sense of
         return Header("tiff", None)

@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import Future
 from itertools import groupby
 from operator import itemgetter
 
 from batchrec.errors import ImageError
 from batchrec.models.backends import Backend
-from batchrec.pipeline.batching import Batch, FetchedImage, Workbench
+from batchrec.pipeline.batching import Batch, FetchedImage, Room, Workbench
 from batchrec.pipeline.collecting import Collector, ShardPredictions
-from batchrec.pipeline.decoding import Decoder
+from batchrec.pipeline.decoding import Decoder, ImageFacts
+from batchrec.pipeline.hands import Hands
+from batchrec.pipeline.resizing import Pixels
+from batchrec.records import EmbeddingSpec
 from batchrec.storage import ImageReader
 
 MAX_BUFFERED_BYTES = 128 * 2**20
@@ -38,7 +41,10 @@ class Stream:
         num_threads: Cores to use for decoding, and for the model where it runs on them.
         crop: Side of the model's input, in pixels.
         top_k: Labels the backend returns for each image.
-        max_buffered_bytes: Encoded images held between fetch and decode.
+        embedding: What is kept of each image's embedding; the backend returns them then.
+        decoder_apart: Decodes rows that may have killed a worker; ``decoder`` when None.
+        hands: What its threads are at.
+        max_buffered_bytes: Encoded images held, from before their bytes are read until they are decoded.
     """
 
     def __init__(
@@ -50,10 +56,15 @@ class Stream:
         num_threads: int,
         crop: int,
         top_k: int,
+        embedding: EmbeddingSpec | None = None,
+        decoder_apart: Decoder | None = None,
+        hands: Hands | None = None,
         max_buffered_bytes: int = MAX_BUFFERED_BYTES,
     ) -> None:
         self._reader, self._decoder, self._backend = reader, decoder, backend
-        self._top_k = top_k
+        self._decoder_apart = decoder_apart or decoder
+        self._hands = hands or Hands()
+        self._top_k, self._embedding = top_k, embedding
         self._under_way: set[Collector] = set()
         self._closed = False
         shape = (backend.batch_size, crop, crop, 3)
@@ -79,9 +90,17 @@ class Stream:
             loops += [("decode", self._decode_all)] * num_threads
         return loops
 
-    def submit(self, uris: Sequence[str | None]) -> Future[ShardPredictions]:
-        """Queue one shard's images, in order; shards are taken in the order they are submitted."""
-        collector = Collector(uris, self._top_k)
+    def submit(
+        self, uris: Sequence[str | None], *, shard: int = -1, apart: Container[int] = ()
+    ) -> Future[ShardPredictions]:
+        """Queue one shard's images, in order; shards are taken in the order they are submitted.
+
+        Args:
+            uris: The images.
+            shard: Index of the shard, for people and notes.
+            apart: Rows for ``decoder_apart``.
+        """
+        collector = Collector(uris, self._top_k, self._embedding, shard=shard, apart=apart)
         self._under_way.add(collector)
         collector.future.add_done_callback(lambda _: self._under_way.discard(collector))
         self._bench.add_shard(collector)
@@ -92,6 +111,10 @@ class Stream:
     def counts(self) -> tuple[int, int]:
         """Return how many images have ended with a prediction, and how many without one."""
         return self._num_ok, self._num_failed
+
+    def fill(self) -> dict[str, float]:
+        """Return how full the queues between the stages are, from 0 to 1, by name."""
+        return self._bench.fill()
 
     def close(self) -> None:
         """End all threads; shards under way end with an error."""
@@ -107,10 +130,11 @@ class Stream:
     def _fetch_all(self) -> None:
         while (taken := self._bench.next_row()) is not None:
             collector, row = taken
+            room = Room(self._bench)
             try:
-                self._fetch(collector, row)
+                self._fetch(collector, row, room)
             except Exception as error:  # noqa: BLE001  the border of a shard: a fault here ends it, not the thread
-                self._bench.drop()
+                self._bench.drop(room.num_bytes)
                 collector.abort(error)
 
     def _decode_all(self) -> None:
@@ -128,45 +152,70 @@ class Stream:
             for collector, _ in work.rows:
                 collector.abort(error)
         else:
-            self._bench.drop()
+            self._bench.drop(work.let_go())
             work.collector.abort(error)
 
-    def _fetch(self, collector: Collector, row: int) -> None:
+    def _fetch(self, collector: Collector, row: int, room: Room) -> None:
+        hand = self._hands.mine()
+        hand.take("fetch", collector.shard, row)
         began = time.perf_counter()
         try:
-            data = self._reader.read(collector.uris[row])
+            data = self._reader.read(collector.uris[row], room.reserve)
         except ImageError as error:
-            collector.fetched(row, 0, time.perf_counter() - began)
-            self._fail(collector, row, error, 0.0)
+            collector.fetched(row, 0, time.perf_counter() - began - room.waited_s)
+            self._fail(collector, row, error.bare(), room.num_bytes, 0.0)
         else:
-            collector.fetched(row, len(data), time.perf_counter() - began)
+            collector.fetched(row, len(data), time.perf_counter() - began - room.waited_s)
             self._bench.put_image(FetchedImage(collector, row, data))
+        finally:
+            hand.lay_down()
 
     def _decode(self, image: FetchedImage) -> None:
         began = time.perf_counter()
         try:
-            pixels, facts = self._decoder.decode(image.data)
+            pixels, facts = self._decode_in_hand(image)
         except ImageError as error:
-            self._fail(image.collector, image.row, error, time.perf_counter() - began)
+            failed = error.bare()
         else:
             image.collector.decoded(image.row, facts, time.perf_counter() - began)
-            self._bench.place(image.collector, image.row, pixels)
+            self._bench.place(image, pixels)
+            return
+        self._fail(image.collector, image.row, failed, image.let_go(), time.perf_counter() - began)
 
-    def _fail(self, collector: Collector, row: int, error: ImageError, decode_s: float) -> None:
-        self._bench.drop()
+    def _decode_in_hand(self, image: FetchedImage) -> tuple[Pixels, ImageFacts]:
+        hand, collector = self._hands.mine(), image.collector
+        if image.row in collector.apart:
+            hand.take("decode apart", collector.shard, image.row)
+            try:
+                return self._decoder_apart.decode(image.data)
+            finally:
+                hand.lay_down()
+        hand.take_noted("decode", collector.shard, image.row)
+        try:
+            return self._decoder.decode(image.data)
+        finally:
+            hand.lay_down_noted()
+
+    def _fail(self, collector: Collector, row: int, error: ImageError, num_bytes: int, decode_s: float) -> None:
+        self._bench.drop(num_bytes)
         with self._count_lock:
             self._num_failed += 1
         collector.fail(row, error, decode_s)
 
     def _predict(self, batch: Batch) -> None:
         began = time.perf_counter()
+        hand, (first, row) = self._hands.mine(), batch.rows[0]
+        hand.take("predict", first.shard, row)
         try:
             scores = self._backend.predict(batch.slab)
         finally:
+            hand.lay_down()
             self._bench.give_back(batch)
         each_s = (time.perf_counter() - began) / len(batch.rows)
+        num_ok = int(scores.are_numbers()[: len(batch.rows)].sum())
         with self._count_lock:
-            self._num_ok += len(batch.rows)
+            self._num_ok += num_ok
+            self._num_failed += len(batch.rows) - num_ok
         slot = 0
         for collector, group in groupby(batch.rows, key=itemgetter(0)):
             rows = [row for _, row in group]

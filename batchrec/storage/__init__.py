@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from batchrec.storage.filesystems import open_filesystem
 from batchrec.storage.policy import LocalFile, S3Object, UriPolicy
-from batchrec.storage.probing import probe
-from batchrec.storage.publishing import create_or_compare, local_path, open_store
-from batchrec.storage.reading import ImageReader, InputFile, list_inputs, open_input
+from batchrec.storage.probing import OWN_FOLDERS, probe
+from batchrec.storage.publishing import create_or_compare, create_or_find, local_path, open_store
+from batchrec.storage.reading import ImageReader, InputFile, Reserve, list_inputs, open_input
 from batchrec.storage.store import KeyExists, KeyMissing, ObjectInfo, Store, Uncertain
 
 __all__ = [
+    "OWN_FOLDERS",
     "ImageReader",
     "InputFile",
     "KeyExists",
     "KeyMissing",
     "LocalFile",
     "ObjectInfo",
+    "Reserve",
     "S3Object",
     "Store",
     "Uncertain",
     "UriPolicy",
     "create_or_compare",
+    "create_or_find",
     "list_inputs",
     "local_path",
     "open_filesystem",

@@ -82,6 +82,15 @@ class LocalStore:
             if facts is not None:
                 yield _info(key, facts)
 
+    def top(self) -> tuple[str, ...]:
+        """Name what lies at the top."""
+        with self._faults(self._root):
+            try:
+                entries = list(os.scandir(self._root))
+            except FileNotFoundError:
+                return ()
+            return tuple(sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries))
+
     def open(self, key: str) -> BinaryIO:
         """Return a seekable reader."""
         path = self._path(key)

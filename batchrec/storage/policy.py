@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
 
 from batchrec.errors import ErrorCode, ImageError
+from batchrec.storage.hosts import Host, HttpObject, admits, is_public, parse_hosts, parse_http
 from batchrec.storage.publishing import S3_SCHEMES, is_s3, local_path
 
 MAX_PATH_BYTES = 4095
@@ -60,15 +61,21 @@ class UriPolicy:
         manifest_root: The folder, or ``s3://bucket/prefix``, the manifest lies in; relative URIs start there.
         input_roots: More local folders.
         allow_buckets: More buckets.
+        allow_http: Hosts, or ``HOST:PORT``, images may be fetched from.
+
+    Raises:
+        UsageError: ``allow_http`` names what is no host.
     """
 
     manifest_root: str
     input_roots: tuple[str, ...] = ()
     allow_buckets: tuple[str, ...] = ()
+    allow_http: tuple[str, ...] = ()
     _bucket: str | None = field(init=False, repr=False, compare=False)
     _prefix: str = field(init=False, repr=False, compare=False)
     _roots: tuple[str, ...] = field(init=False, repr=False, compare=False)
     _spellings: tuple[tuple[str, str], ...] = field(init=False, repr=False, compare=False)
+    _hosts: tuple[Host, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         bucket, prefix = None, ""
@@ -83,6 +90,7 @@ class UriPolicy:
         # An absolute URI may spell a root's true path where the root was named through a link.
         spellings = [(f"{spelt.rstrip('/')}/", root) for root in folders for spelt in (root, os.path.realpath(root))]
         object.__setattr__(self, "_spellings", tuple(spellings))
+        object.__setattr__(self, "_hosts", parse_hosts(self.allow_http))
 
     @property
     def roots(self) -> tuple[str, ...]:
@@ -96,11 +104,16 @@ class UriPolicy:
         return tuple(bucket for bucket in named if bucket and BUCKET_NAME.fullmatch(bucket))
 
     @property
+    def hosts(self) -> tuple[Host, ...]:
+        """The hosts images may be fetched from."""
+        return self._hosts
+
+    @property
     def is_remote(self) -> bool:
         """Whether relative URIs lie in a bucket."""
         return self._bucket is not None
 
-    def resolve(self, uri: str | None) -> LocalFile | S3Object:
+    def resolve(self, uri: str | None) -> LocalFile | S3Object | HttpObject:
         """Return what a URI names. Touches neither disk nor network.
 
         Raises:
@@ -120,15 +133,15 @@ class UriPolicy:
             return self._resolve_absolute(uri)
         return self._resolve_relative(uri)
 
-    def _resolve_scheme(self, scheme: str, rest: str, *, authority: bool) -> LocalFile | S3Object:
+    def _resolve_scheme(self, scheme: str, rest: str, *, authority: bool) -> LocalFile | S3Object | HttpObject:
+        if scheme in ("http", "https") and authority:
+            return self._resolve_http(scheme, rest)
         if "::" in rest and CHAIN.match(rest):
             raise _refused("'::' chains are not followed: name the object itself")
         if scheme in S3_SCHEMES and authority:
             return self._resolve_s3(rest)
         if scheme == "file":
             return self._resolve_absolute(_file_path(rest, authority=authority))
-        if scheme in ("http", "https"):
-            raise _refused(f"{scheme} is not read: copy the images into a bucket or folder and name them there")
         raise _refused(f"scheme {scheme[:20]!r} is not read: use a path, file:// or s3://")
 
     def _resolve_s3(self, rest: str) -> S3Object:
@@ -140,6 +153,23 @@ class UriPolicy:
         if bucket != self._bucket and bucket not in self.allow_buckets:
             raise _refused(f"another bucket than the manifest's: allow it with --allow-bucket {bucket[:128]}")
         return _s3_object(bucket, key)
+
+    def _resolve_http(self, scheme: str, rest: str) -> HttpObject:
+        try:
+            place = parse_http(scheme, rest)
+        except ValueError as error:
+            raise (
+                _invalid(str(error))
+                if self._hosts
+                else _refused(f"{scheme} is read from hosts named with --allow-http only")
+            ) from None
+        if CHAIN.match(place.target):
+            raise _refused("'::' chains are not followed: name the object itself")
+        if admits(self._hosts, place):
+            return place
+        if place.is_address and not is_public(place.host):
+            raise _refused("an address of a private network, which --allow-http does not name")
+        raise _refused(f"a host that is not allowed: allow it with --allow-http {_short(place.place)}")
 
     def _resolve_absolute(self, path: str) -> LocalFile:
         if len(os.fsencode(path)) > MAX_PATH_BYTES:

@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from batchrec.errors import AccessError, OutputError
 from batchrec.storage.publishing import create_or_compare
-from batchrec.storage.store import KeyExists, KeyMissing, Store, Uncertain
+from batchrec.storage.store import STAGING, KeyExists, KeyMissing, Store, Uncertain
 
 PROBES = "_batchrec/probe/"
+#: Folders a probe makes in a local store, deepest first.
+OWN_FOLDERS = (PROBES, STAGING, "_batchrec/")
 NUM_RIVALS = 8
 MAX_TRIES = 4
 

@@ -6,18 +6,30 @@ import random
 import re
 import time
 from collections.abc import Callable
+from typing import TypeVar
 from urllib.parse import unquote
 
 from batchrec.errors import OutputError, StorageLost, UsageError
 from batchrec.spec import StoreOptions
 from batchrec.storage.store import KeyExists, KeyMissing, ObjectInfo, Store, Uncertain
 
-__all__ = ["KeyExists", "KeyMissing", "ObjectInfo", "Store", "Uncertain", "create_or_compare", "open_store"]
+__all__ = [
+    "KeyExists",
+    "KeyMissing",
+    "ObjectInfo",
+    "Store",
+    "Uncertain",
+    "create_or_compare",
+    "create_or_find",
+    "open_store",
+]
+
+Found = TypeVar("Found")
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 S3_SCHEMES = ("s3", "s3a", "s3n")
 MAX_PUTS = 6
-PAUSE_S = 0.2
+PAUSE_S = 0.5
 
 
 def open_store(url: str, options: StoreOptions) -> Store:
@@ -84,37 +96,70 @@ def create_or_compare(store: Store, key: str, data: bytes, *, same: Callable[[by
         OutputError: Something else stands there.
         StorageLost: The store would not say, however often it was asked.
     """
+
+    def compare() -> bool:
+        standing = store.read(key)
+        return standing == data or same(standing)
+
+    found = create_or_find(store, key, data, compare, clear=bool)
+    if found is False:
+        raise OutputError(f"another {key} stands in {store.url}", advice="choose another output folder")
+    return found is None
+
+
+def create_or_find(
+    store: Store,
+    key: str,
+    data: bytes,
+    find: Callable[[], Found],
+    *,
+    clear: Callable[[Found], bool],
+    pause: Callable[[float], None] = time.sleep,
+) -> Found | None:
+    """Put an object where none is; on any answer but a plain yes, find out what stands there.
+
+    Args:
+        store: Where to put it.
+        key: Its key.
+        data: Its bytes.
+        find: Reads the key back; raises KeyMissing where nothing stands, and then the put is made again.
+        clear: Whether what was found needs no second look before it is believed.
+        pause: Waits so many seconds.
+
+    Returns:
+        What stands there; None where this call put its own.
+
+    Raises:
+        StorageLost: The store would not say, however often it was asked.
+    """
     for tried in range(MAX_PUTS):
         try:
             store.create(key, data)
         except (KeyExists, Uncertain):
-            if (stood := _stood(store, key, data, same)) is not None:
-                return _judge(store, key, same=stood)
+            if (found := _look_twice(find, clear, pause)) is not None:
+                return found
         else:
-            return True
-        time.sleep(random.uniform(0.5, 1.5) * PAUSE_S * 2**tried)
+            return None
+        pause(random.uniform(0.5, 1.0) * PAUSE_S * 2**tried)
     raise StorageLost(
-        f"{store.url} neither took nor showed {key}", found=f"{MAX_PUTS} tries", advice="run the same command again"
+        f"{store.url} neither took nor showed {key}",
+        found=f"{MAX_PUTS} unclear answers in a row",
+        advice="run the same command again",
     )
 
 
-def _judge(store: Store, key: str, *, same: bool) -> bool:
-    if not same:
-        raise OutputError(f"another {key} stands in {store.url}", advice="choose another output folder")
-    return False
+def _look_twice(
+    find: Callable[[], Found], clear: Callable[[Found], bool], pause: Callable[[float], None]
+) -> Found | None:
+    found = _look(find)
+    if found is not None and clear(found):
+        return found
+    pause(PAUSE_S)
+    return _look(find)
 
 
-def _stood(store: Store, key: str, data: bytes, same: Callable[[bytes], bool]) -> bool | None:
-    """Read a key back, once more after a pause unless it is ours: True, False, or None where nothing stands."""
-    found = None
-    for pause_s in (PAUSE_S, 0.0):
-        try:
-            stands = store.read(key)
-        except KeyMissing:
-            found = None
-        else:
-            found = stands == data or same(stands)
-        if found:
-            return True
-        time.sleep(pause_s)
-    return found
+def _look(find: Callable[[], Found]) -> Found | None:
+    try:
+        return find()
+    except KeyMissing:
+        return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 
 import obstore
 from obstore.exceptions import BaseError
@@ -13,15 +14,23 @@ from obstore.store import S3Store as Bucket
 from batchrec.errors import ErrorCode, ImageError
 from batchrec.spec import StoreOptions
 from batchrec.storage.beneath import LeadsOutError, Roots
+from batchrec.storage.hosts import HttpObject
+from batchrec.storage.http_client import HttpReader
 from batchrec.storage.inputs import InputFile, list_inputs, open_input
 from batchrec.storage.policy import LocalFile, S3Object, UriPolicy
 from batchrec.storage.s3_client import Trouble, connect, diagnose
 
-__all__ = ["ImageReader", "InputFile", "list_inputs", "open_input"]
+__all__ = ["ImageReader", "InputFile", "Reserve", "list_inputs", "open_input"]
+
+#: Asked for room for so many bytes before they are read, in place of what the same read asked for before.
+#: Waits so many seconds, or as long as it takes for None; tells whether there is room.
+Reserve = Callable[[int, float | None], bool]
 
 LOCAL_CONCURRENCY = 4
 # Enough to hide 50 ms of latency behind a decoder of 600 images/s.
-S3_CONCURRENCY = 32
+REMOTE_CONCURRENCY = 32
+# A connection whose body nobody takes is closed by the store or the client sooner or later.
+MAX_HELD_S = 5.0
 
 _BY_ERRNO = {
     errno.ENOENT: (ErrorCode.NOT_FOUND, ""),
@@ -47,6 +56,10 @@ _BY_TROUBLE = {
 }
 
 
+def _unbounded(num_bytes: int, patience_s: float | None) -> bool:
+    return True
+
+
 class ImageReader:
     """Reads whole images by URI. Safe to use from many threads.
 
@@ -60,31 +73,39 @@ class ImageReader:
         self._policy = policy
         self._max_bytes = max_bytes
         self._roots = Roots(policy.roots)
+        self._http = HttpReader(policy.hosts, max_bytes)
         self._buckets: dict[str, Bucket] = {bucket: connect(bucket, options) for bucket in policy.buckets}
 
-    def read(self, uri: str | None) -> bytes:
+    def read(self, uri: str | None, reserve: Reserve = _unbounded) -> bytes:
         """Return the bytes of one image.
 
+        Args:
+            uri: As the manifest has it.
+            reserve: Asked for room once the size is known and before the bytes are read.
+
         Raises:
-            ImageError: Always with a code of the closed list; nothing else is raised.
+            ImageError: Always with a code of the closed list; nothing else but what ``reserve`` raises.
         """
         place = self._policy.resolve(uri)
         if isinstance(place, LocalFile):
-            return self._read_local(place)
-        return self._read_s3(place)
+            return self._read_local(place, reserve)
+        if isinstance(place, HttpObject):
+            return self._http.read(place, reserve)
+        return self._read_s3(place, reserve)
 
     def concurrency(self) -> int:
         """Return how many reads at once keep the source busy."""
-        return S3_CONCURRENCY if self._policy.buckets else LOCAL_CONCURRENCY
+        return REMOTE_CONCURRENCY if self._policy.buckets or self._policy.hosts else LOCAL_CONCURRENCY
 
     def close(self) -> None:
-        """Let go of the folders held open."""
+        """Let go of the folders and connections held open."""
         self._roots.close()
+        self._http.close()
 
-    def _read_local(self, file: LocalFile) -> bytes:
+    def _read_local(self, file: LocalFile, reserve: Reserve) -> bytes:
         try:
             for _ in range(2):
-                if (data := self._read_once(file)) is not None:
+                if (data := self._read_once(file, reserve)) is not None:
                     return data
         except LeadsOutError:
             raise ImageError(
@@ -97,7 +118,7 @@ class ImageReader:
             raise ImageError(code, detail) from error
         raise ImageError(ErrorCode.CHANGED_WHILE_READ, "twice")
 
-    def _read_once(self, file: LocalFile) -> bytes | None:
+    def _read_once(self, file: LocalFile, reserve: Reserve) -> bytes | None:
         """Return the bytes, or None where the file changed meanwhile."""
         descriptor = self._roots.open(file.root, file.path)
         try:
@@ -105,6 +126,7 @@ class ImageReader:
             if not stat.S_ISREG(before.st_mode):
                 raise ImageError(ErrorCode.URI_INVALID, "not a regular file")
             self._check_size(before.st_size)
+            reserve(before.st_size, None)
             data = _read_all(descriptor, before.st_size)
             after = os.fstat(descriptor)
         finally:
@@ -112,11 +134,10 @@ class ImageReader:
         same = after.st_size == before.st_size == len(data) and after.st_mtime_ns == before.st_mtime_ns
         return data if same else None
 
-    def _read_s3(self, place: S3Object) -> bytes:
+    def _read_s3(self, place: S3Object, reserve: Reserve) -> bytes:
         try:
-            result = obstore.get(self._buckets[place.bucket], place.key)
+            result = self._announced(place, reserve)
             size = result.meta["size"]
-            self._check_size(size)
             data = bytes(result.bytes())
         except (BaseError, FileNotFoundError, ValueError) as error:
             found = diagnose(error)
@@ -125,6 +146,21 @@ class ImageReader:
         if len(data) != size:
             raise ImageError(ErrorCode.SERVER_ERROR, f"{len(data)} of {size} bytes came")
         return data
+
+    def _announced(self, place: S3Object, reserve: Reserve) -> obstore.GetResult:
+        """Return an object for whose bytes there is room; the client takes none before it is asked to."""
+        bucket = self._buckets[place.bucket]
+        result = obstore.get(bucket, place.key)
+        size = result.meta["size"]
+        self._check_size(size)
+        if reserve(size, MAX_HELD_S):
+            return result
+        del result  # and its connection with it
+        reserve(size, None)
+        result = obstore.get(bucket, place.key)
+        if result.meta["size"] != size:
+            raise ImageError(ErrorCode.CHANGED_WHILE_READ)
+        return result
 
     def _check_size(self, size: int) -> None:
         if size > self._max_bytes:

@@ -21,6 +21,8 @@ CLIENT_ERRORS = (BaseError, FileNotFoundError, ValueError)
 # Enough for the footer of a part, so that sealing costs one request for each.
 TAIL_BYTES = 64 * 2**10
 BUFFER_BYTES = 256 * 2**10
+# What S3 lists with one request.
+PAGE_KEYS = 1000
 # Answers a read-back would only repeat.
 FINAL = {
     Trouble.NO_BUCKET,
@@ -95,6 +97,16 @@ class S3Store:
                         yield _info(key, meta)
         except CLIENT_ERRORS as error:
             raise self._meaning(error, prefix) from error
+
+    def top(self) -> tuple[str, ...]:
+        """Name what lies at the top, as far as the first page of keys shows it."""
+        try:
+            page = next(iter(obstore.list(self._bucket, self._prefix or None, chunk_size=PAGE_KEYS)), [])
+        except CLIENT_ERRORS as error:
+            raise self._meaning(error, "") from error
+        # A marker of the folder itself comes without the slash of the prefix.
+        keys = (meta["path"].removeprefix(self._prefix) for meta in page if meta["path"].startswith(self._prefix))
+        return tuple(sorted({"".join(key.partition("/")[:2]) for key in keys}))
 
     def open(self, key: str) -> BinaryIO:
         """Return a seekable reader that fetches ranges."""

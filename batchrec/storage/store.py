@@ -79,6 +79,9 @@ class Store(Protocol):
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Describe every object whose key begins with a string, by key; own staging files never appear."""
 
+    def top(self) -> tuple[str, ...]:
+        """Name what lies at the top, folders with a slash at the end; of a bucket, as far as one request shows."""
+
     def open(self, key: str) -> BinaryIO:
         """Return a seekable reader, for ``pyarrow.parquet``.
 

@@ -133,6 +133,36 @@ def test_an_output_of_another_job_names_each_difference(complaint: Complaint, ma
     assert names_below(finished) == before
 
 
+def test_an_output_folder_that_holds_other_things(complaint: Complaint, manifest: Path, tmp_path: Path) -> None:
+    for name in ("c.txt", "b", "a.parquet", "f", "e", "d", ".hidden"):
+        (tmp_path / name).write_text("mine")
+    before = names_below(tmp_path)
+    for verb in ("plan", "submit"):
+        line = complaint(3, verb, manifest, "-o", tmp_path, "--pool", "inline")
+        assert (
+            f"the output folder {tmp_path} holds other things already (found: a.parquet, b, c.txt, d, e and 1 more)"
+            in line
+        )
+        assert "name a folder of its own with -o" in line
+    assert names_below(tmp_path) == before
+
+
+def test_an_output_folder_that_is_the_manifests_own(complaint: Complaint, archive: Path) -> None:
+    before = names_below(archive)
+    line = complaint(3, "submit", archive / "manifest.parquet", "-o", archive, "--pool", "inline")
+    assert "holds other things already" in line
+    assert names_below(archive) == before
+
+
+def test_an_output_prefix_that_holds_other_things(complaint: Complaint, manifest: Path, s3_server: S3Server) -> None:
+    s3_server.put("photos", "out/2026/a.jpg", b"an image")
+    s3_server.put("photos", "out/notes.txt", b"")
+    line = complaint(3, "submit", manifest, "-o", "s3://photos/out", "--pool", "inline")
+    assert "the output folder s3://photos/out holds other things already (found: 2026/, notes.txt)" in line
+    assert [request.method for request in s3_server.log if request.method != "GET"] == []
+    assert len(s3_server.log) == 2 * 2  # once for people, once with --json
+
+
 def test_an_output_path_that_is_a_file(complaint: Complaint, manifest: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
@@ -182,7 +212,8 @@ def test_a_job_file_with_unknown_keys_names_all_of_them(
     job = tmp_path / "job.yaml"
     job.write_text("topk: 3\nmodle: apparel\nlimit: many\n")
     line = complaint(2, "submit", manifest, "-o", out, "-j", job)
-    assert "topk: unknown setting, perhaps top_k; modle: unknown setting, perhaps model; limit: " in line
+    for fault in ("1: topk: unknown setting, perhaps top_k", "2: modle: unknown setting, perhaps model", "3: limit: "):
+        assert f"{job}:{fault}" in line
     job.write_text("[1, 2")
     assert "is not YAML" in complaint(2, "submit", manifest, "-o", out, "-j", job)
 

@@ -18,7 +18,7 @@ import pytest
 
 import batchrec
 from batchrec.cli.main import cli
-from batchrec.settings import SETTINGS
+from batchrec.settable import SETTINGS
 from tests.cli.conftest import names_below
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -49,7 +49,7 @@ def test_the_help_of_a_job_names_every_setting(verb: str, run_cli: Cli) -> None:
     assert [setting.flag for setting in SETTINGS if setting.flag not in words] == []
 
 
-@pytest.mark.parametrize("verb", [verb for verb in verbs() if verb != ("models",)], ids=" ".join)
+@pytest.mark.parametrize("verb", [verb for verb in verbs() if verb not in (("models",), ("k8s",), ("schema",))], ids=" ".join)
 def test_every_verb_speaks_json(verb: tuple[str, ...], run_cli: Cli) -> None:
     assert "--json" in run_cli(*verb, "--help")[1]
 
@@ -126,6 +126,25 @@ def test_models_list_begins_with_the_bundled_one(run_cli: Cli) -> None:
     listed = json.loads(run_cli("models", "list", "--json")[1])
     assert (listed[0]["name"], listed[0]["ready"]) == ("apparel", True)
     assert "torchvision:resnet50@IMAGENET1K_V2" in [model["name"] for model in listed]
+
+
+def test_a_plan_says_that_ids_of_a_wrong_type_are_not_used(run_cli: Cli, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"uri": ["a.jpg", "b.jpg"], "id": [1.0, None]}), tmp_path / "m.parquet")
+    code, out, err = run_cli("plan", tmp_path / "m.parquet", "-o", tmp_path / "out")
+    assert code == 0, err
+    assert "ids from the row number ('id' is double: cast it to integers or strings to have it as the id)" in out
+    plain = json.loads(run_cli("plan", tmp_path / "m.parquet", "-o", tmp_path / "out", "--json")[1])
+    assert plain["columns"]["unfit_id"] == ["id", "double"]
+
+
+def test_a_plan_says_why_cuda_devices_are_left_alone(
+    run_cli: Cli, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchrec.engine.devices.num_cuda_devices", lambda: 1)
+    monkeypatch.setattr("batchrec.engine.devices.cuda_trouble", lambda: "too old")
+    code, out, err = run_cli("plan", archive / "manifest.parquet", "-o", tmp_path / "out", "--pool", "inline")
+    assert code == 0, err
+    assert "(no CUDA: too old)" in next(line for line in out.splitlines() if line.startswith("workers"))
 
 
 def test_doctor_looks_at_this_machine_and_at_an_output(run_cli: Cli, tmp_path: Path) -> None:

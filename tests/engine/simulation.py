@@ -59,6 +59,7 @@ class SimulatedPool:
 
     fate: Callable[[int, Attempt], Event] = lambda worker, attempt: AttemptPublished(worker, attempt, result(attempt))
     shards_per_worker: int = 2
+    holds: int = 1
     num_started: int = 0
     closed: bool = False
     dispatched: list[tuple[int, Attempt]] = field(default_factory=list)
@@ -78,6 +79,12 @@ class SimulatedPool:
 
     def live_counts(self) -> dict[int, LiveCounts]:
         return {}
+
+    def room(self) -> int:
+        return self.holds
+
+    def lacking(self, num_workers: int) -> str:
+        return f"need {num_workers} workers, have room for {self.holds}"
 
     def close(self) -> None:
         self.closed = True

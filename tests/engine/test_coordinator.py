@@ -7,18 +7,19 @@ from dataclasses import dataclass, field
 import pytest
 
 from batchrec.engine.coordinator import MAX_LOSSES_IN_A_ROW, MAX_STARTS_FAILED_IN_A_ROW, Coordinator
-from batchrec.engine.ledger import MAX_LOST, Ledger
-from batchrec.engine.pool import AttemptFailed, AttemptPublished, Event, WorkerFailed, WorkerLost
+from batchrec.engine.ledger import MAX_LOST, MAX_LOST_WITH_NODE, Ledger
+from batchrec.engine.pool import AttemptFailed, AttemptPublished, Event, WorkerFailed, WorkerLost, WorkerReady
 from batchrec.errors import AccessLost, DeadlineReached, ManifestError, StorageLost, Superseded, WorkersLost
 from batchrec.records import Attempt, Shard, WorkerFacts
-from batchrec.stats import ShardStats
-from tests.engine.simulation import SimulatedPool, fails, loses, result, shards
+from batchrec.stats import RunProgress
+from tests.engine.simulation import FACTS, SimulatedPool, fails, loses, result, shards
 
 
 @dataclass
 class Listener:
     said: list[str] = field(default_factory=list)
     ticks: list[tuple[int, int, int]] = field(default_factory=list)
+    last: RunProgress = field(default_factory=RunProgress)
 
     def worker_ready(self, facts: WorkerFacts) -> None:
         self.said.append("ready")
@@ -26,8 +27,9 @@ class Listener:
     def say(self, message: str) -> None:
         self.said.append(message)
 
-    def tick(self, *, num_ok: int, num_failed: int, num_shards_done: int, stats: ShardStats) -> None:
-        self.ticks.append((num_ok, num_failed, num_shards_done))
+    def tick(self, progress: RunProgress) -> None:
+        self.ticks.append((progress.num_ok, progress.num_failed, progress.num_shards_done))
+        self.last = progress
 
 
 @dataclass
@@ -46,9 +48,10 @@ class Scene:
 
     pool: SimulatedPool
     num_shards: int = 6
-    num_workers: int = 2
+    num_workers: int | None = 2
     superseded_by: int | None = None
     deadline_s: float | None = None
+    workers_within_s: float | None = None
     listener: Listener = field(default_factory=Listener)
     given_up: list[tuple[int, str]] = field(default_factory=list)
     clock: Clock = field(default_factory=Clock)
@@ -63,6 +66,7 @@ class Scene:
             abandon=self.give_up,
             observer=self.listener,
             deadline_s=self.deadline_s,
+            workers_within_s=self.workers_within_s,
             clock=self.clock,
         )
 
@@ -77,6 +81,9 @@ def test_an_undisturbed_run_publishes_every_shard_once() -> None:
     assert sorted(attempt.shard.index for _, attempt in scene.pool.dispatched) == list(range(6))
     assert scene.pool.closed
     assert scene.listener.ticks[-1] == (60, 0, 6)
+    assert scene.listener.last.shards == {"pending": 0, "in_flight": 0, "done": 6, "abandoned": 0}
+    assert scene.listener.last.attempts == {"published": 6, "failed": 0, "lost": 0}
+    assert scene.listener.last.workers["ready"] == 2
 
 
 def test_a_worker_never_holds_more_than_its_share() -> None:
@@ -114,7 +121,7 @@ def test_a_lost_worker_is_replaced_and_its_shards_are_done_again() -> None:
     scene = Scene(SimulatedPool(fate), num_workers=1)
     counts = scene.coordinator().run()
     assert (counts.num_published, counts.num_workers_lost, scene.pool.num_started) == (6, 1, 2)
-    assert any("starting another: killed" in line for line in scene.listener.said)
+    assert any("and is replaced: killed" in line for line in scene.listener.said)
 
 
 def test_late_answers_of_a_lost_worker_change_nothing() -> None:
@@ -239,3 +246,132 @@ def test_waiting_for_a_worker_is_said_and_not_silent() -> None:
     with pytest.raises(DeadlineReached):
         scene.coordinator().run()
     assert any(line.startswith("waiting") for line in scene.listener.said)
+
+
+def test_without_a_number_there_are_as_many_workers_as_there_is_room_for() -> None:
+    scene = Scene(SimulatedPool(holds=3), num_workers=None)
+    scene.coordinator().run()
+    assert scene.pool.num_started == 3
+
+
+def test_no_more_workers_start_than_there_are_shards() -> None:
+    scene = Scene(SimulatedPool(holds=100), num_workers=None, num_shards=2)
+    scene.coordinator().run()
+    assert scene.pool.num_started == 2
+
+
+def test_machines_that_come_late_get_workers() -> None:
+    scene = Scene(SimulatedPool(), num_workers=None, num_shards=30, clock=Clock(step=1.0))
+
+    def fate(worker: int, attempt: Attempt) -> Event:
+        scene.pool.holds = 4
+        return AttemptPublished(worker, attempt, result(attempt))
+
+    scene.pool.fate = fate
+    counts = scene.coordinator().run()
+    assert (counts.num_published, scene.pool.num_started) == (30, 4)
+    assert {worker for worker, _ in scene.pool.dispatched} == {0, 1, 2, 3}
+
+
+def test_a_worker_lost_with_its_node_is_not_replaced_where_there_is_no_room() -> None:
+    lost: list[int] = []
+
+    def fate(worker: int, attempt: Attempt) -> Event:
+        if worker == 1:
+            scene.pool.holds = 1
+            if not lost:
+                lost.append(worker)
+                return WorkerLost(worker, "the node died", with_node=True)
+        return AttemptPublished(worker, attempt, result(attempt))
+
+    scene = Scene(SimulatedPool(fate, holds=2), num_workers=None, num_shards=20)
+    counts = scene.coordinator().run()
+    assert (counts.num_published, scene.pool.num_started) == (20, 2)
+
+
+def test_shards_lost_with_their_nodes_never_become_errors() -> None:
+    losses = 0
+
+    def fate(worker: int, attempt: Attempt) -> Event:
+        nonlocal losses
+        if attempt.shard.index == 0 and losses < MAX_LOST + 5:
+            losses += 1
+            return WorkerLost(worker, "preempted", with_node=True)
+        return AttemptPublished(worker, attempt, result(attempt))
+
+    scene = Scene(SimulatedPool(fate))
+    counts = scene.coordinator().run()
+    assert (counts.num_published, scene.given_up, losses) == (6, [], MAX_LOST + 5)
+
+
+def test_nodes_that_go_while_their_workers_start_do_not_end_the_run() -> None:
+    scene = Scene(SimulatedPool(holds=8), num_workers=None, num_shards=20)
+    starts = 0
+
+    def start(num_workers: int) -> None:
+        nonlocal starts
+        for number in range(starts, starts + num_workers):
+            gone = WorkerLost(number, "preempted", with_node=True)
+            scene.pool.events.append(gone if number < 8 else WorkerReady(number, FACTS))
+        starts += num_workers
+
+    scene.pool.start_workers = start  # type: ignore[method-assign]
+    assert scene.coordinator().run().num_published == 20
+
+
+def test_a_shard_that_takes_its_node_along_is_isolated_and_ends() -> None:
+    isolated: list[bool] = []
+
+    def fate(worker: int, attempt: Attempt) -> Event:
+        if attempt.shard.index == 0:
+            isolated.append(attempt.isolated)
+            return WorkerLost(worker, "the node died", with_node=True)
+        return AttemptPublished(worker, attempt, result(attempt))
+
+    scene = Scene(SimulatedPool(fate))
+    counts = scene.coordinator().run()
+    assert (counts.num_published, [shard for shard, _ in scene.given_up]) == (5, [0])
+    assert len(isolated) == MAX_LOST_WITH_NODE
+    assert isolated[:5] == [False, False, False, True, True]
+
+
+def test_a_lost_workers_shard_keeps_no_other_worker_idle() -> None:
+    """What was lost runs alone; the others are fed meanwhile."""
+    ledger = Ledger(shards(20), run_id="run")
+    pool = SimulatedPool(holds=4)
+    coordinator = Coordinator(
+        ledger, pool, num_workers=4, superseded_by=lambda: None, abandon=lambda *_: None, observer=Listener()
+    )
+    first = ledger.next_attempt(0)
+    assert first is not None
+    ledger.lose(first.attempt_id)
+    assert ledger.next_attempt(0) is not None  # the suspect, alone
+    coordinator._ready.update(range(4))
+    coordinator._feed()
+    assert [len(ledger.in_flight(worker)) for worker in range(4)] == [1, 2, 2, 2]
+
+
+def test_a_late_machine_that_is_not_fit_costs_nothing_but_its_share() -> None:
+    scene = Scene(SimulatedPool(holds=1), num_workers=None, num_shards=40, clock=Clock(step=0.5))
+
+    def start(num_workers: int) -> None:
+        for _ in range(num_workers):
+            number, scene.pool.num_started = scene.pool.num_started, scene.pool.num_started + 1
+            fit = number == 0
+            error = ManifestError("no such mount here")
+            scene.pool.events.append(WorkerReady(number, FACTS) if fit else WorkerFailed(number, error))
+        scene.pool.holds = 2
+
+    scene.pool.start_workers = start  # type: ignore[method-assign]
+    counts = scene.coordinator().run()
+    assert counts.num_published == 40
+    assert 2 <= scene.pool.num_started <= 4
+    assert any("no such mount here" in line for line in scene.listener.said)
+
+
+def test_a_run_that_gets_no_worker_says_what_it_needs_and_ends() -> None:
+    scene = Scene(SimulatedPool(), num_workers=4, workers_within_s=100.0, clock=Clock(step=1.0))
+    scene.pool.start_workers = lambda num_workers: None  # type: ignore[method-assign]
+    with pytest.raises(WorkersLost, match=r"no worker for 1\d\d s \(found: need 4 workers, have room for 1\)"):
+        scene.coordinator().run()
+    assert any(line.startswith("waiting 3") and "need 4 workers" in line for line in scene.listener.said)

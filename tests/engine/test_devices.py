@@ -19,7 +19,9 @@ clusters = st.lists(st.builds(Node, st.integers(0, 64), st.integers(0, 8)), max_
     ("nodes", "expected"),
     [
         ([Node(2)], Placement("cpu", 1, 2)),
-        ([Node(12)], Placement("cpu", 1, 12)),
+        ([Node(12)], Placement("cpu", 2, 6)),
+        ([Node(0)], Placement("cpu", 1, 4)),
+        ([Node(15)], Placement("cpu", 3, 5)),
         ([Node(16)], Placement("cpu", 2, 8)),
         ([Node(0), Node(4), Node(4), Node(4)], Placement("cpu", 3, 4)),
         ([Node(32), Node(16)], Placement("cpu", 6, 8)),
@@ -59,6 +61,11 @@ def test_a_placement_asks_for_something_and_never_more_than_there_is_unless_told
         assert found.num_workers == workers
     elif found.num_workers > 1:
         assert found.num_workers == found.room_on(nodes)
+
+
+def test_one_worker_takes_all_cores_of_this_machine_while_they_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batchrec.engine.devices.available_cores", lambda: 12)
+    assert place_here("cpu") == Placement("cpu", 1, 12)
 
 
 def test_more_workers_than_cores_share_this_machine() -> None:

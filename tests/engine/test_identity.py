@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchrec.engine.identity import Identity, bind, bound_identity, identify
+from batchrec.engine.identity import Identity, bind, bound_identity, identify, refuse_foreign_content
 from batchrec.errors import OutputError
 from batchrec.manifest.reading import open_manifest
 from batchrec.models.bundle import ModelSpec
@@ -135,6 +135,33 @@ def test_a_folder_is_bound_once_and_again_by_the_same_job(store: Store, manifest
     assert bound_identity(store) == identity(manifest)
 
 
+def test_an_empty_folder_and_one_that_is_not_there_hold_nothing_foreign(store: Store, tmp_path: Path) -> None:
+    refuse_foreign_content(store)
+    (tmp_path / "out").mkdir()
+    refuse_foreign_content(store)
+
+
+def test_what_a_run_left_and_hidden_files_are_not_foreign(store: Store, tmp_path: Path) -> None:
+    for key in (
+        "_batchrec/probe/x",
+        "predictions/job=0/part-00000000.parquet",
+        "errors/job=0/e.parquet",
+        "report.json",
+    ):
+        store.create(key, b"{}")
+    (tmp_path / "out" / ".DS_Store").write_text("")
+    (tmp_path / "out" / "lost+found").mkdir()
+    refuse_foreign_content(store)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "_SUCCESS", "_batchrec", "deep/er/a.jpg"])
+def test_a_folder_with_other_things_is_refused(store: Store, tmp_path: Path, name: str) -> None:
+    (tmp_path / "out" / name).parent.mkdir(parents=True)
+    (tmp_path / "out" / name).write_text("mine")
+    with pytest.raises(OutputError, match=f"found: {name.partition('/')[0]}"):
+        refuse_foreign_content(store)
+
+
 def test_a_refusal_lists_every_difference_field_by_field(store: Store, manifest: Path) -> None:
     bind(store, identity(manifest))
     other = dataclasses.replace(MODEL, weights_sha256="cd" * 32)
@@ -153,11 +180,38 @@ def test_a_refusal_lists_every_difference_field_by_field(store: Store, manifest:
     assert refused.value.exit_code == 3
 
 
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        ([["a", 2, "x"], ["b", 2, "y"]], "manifest: a was 1 bytes, is now 2)"),
+        ([["a", 1, "z"], ["b", 2, "y"]], "manifest: a has other content of 1 bytes)"),
+        ([["a", 1, "x"]], "manifest: b is gone)"),
+        ([["a", 1, "x"], ["b", 2, "y"], ["c\n", 1, "x"]], "manifest: c\ufffd is new)"),
+        ([["b", 2, "y"], ["a", 1, "x"]], "manifest: the same files in another order, or one of them twice)"),
+        ([["a", 1, "x"], ["a", 1, "x"], ["b", 2, "y"]], "manifest: the same files in another order, or one of"),
+        ([["c", 1, "x"]], "manifest: a is gone, b is gone, c is new)"),
+    ],
+    ids=["size", "content", "gone", "new", "order", "twice", "renamed"],
+)
+def test_a_changed_manifest_is_told_file_by_file(store: Store, now: list[list[object]], told: str) -> None:
+    bind(store, Identity({"manifest": [["a", 1, "x"], ["b", 2, "y"]]}))
+    with pytest.raises(OutputError) as refused:
+        bind(store, Identity({"manifest": now}))
+    assert told in str(refused.value)
+
+
 def test_a_refusal_of_a_long_manifest_stays_short(store: Store) -> None:
     bind(store, Identity({"manifest": [[f"{i}.parquet", i, "ab" * 32] for i in range(5000)]}))
     with pytest.raises(OutputError) as refused:
         bind(store, Identity({"manifest": []}))
-    assert len(str(refused.value)) < 600
+    assert "4.parquet is gone and 4995 more files differ" in str(refused.value)
+    assert len(str(refused.value)) < 400
+
+
+def test_a_record_of_another_shape_is_told_as_it_is(store: Store) -> None:
+    bind(store, Identity({"manifest": {"rows": 7}}))
+    with pytest.raises(OutputError, match="manifest was"):
+        bind(store, Identity({"manifest": [["a", 1, "x"]]}))
 
 
 def test_a_job_of_another_version_is_refused_with_what_differs(store: Store, manifest: Path) -> None:

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
+import psutil
 import pytest
 
 from batchrec.engine.devices import Placement
 from batchrec.engine.inline_pool import InlinePool
 from batchrec.engine.pool import AttemptFailed, AttemptPublished, Event, Pool, WorkerFailed, WorkerLost, WorkerReady
-from batchrec.errors import ManifestError
+from batchrec.errors import ManifestError, WorkersLost
 from batchrec.records import Attempt
 from tests.engine.simulation import NullWorker, shards
 
@@ -129,11 +130,37 @@ def test_a_killed_worker_is_lost_once_with_all_it_had(local_ray: None) -> None:
 
 
 @pytest.mark.ray
+def test_a_worker_that_is_stopped_is_ended_all_the_same_and_its_core_is_free(local_ray: None) -> None:
+    from batchrec.engine.ray_pool import RayPool
+
+    pool = RayPool(NullWorker, Placement("cpu", 2, 2))
+    pool.start_workers(1)
+    process = psutil.Process(until(pool, WorkerReady)[0].facts.pid)
+    pool.dispatch(0, attempt(99))
+    process.suspend()
+    pool.end(0, "it is stopped")
+    assert pool.wait(0.5) == []
+    assert 0 not in pool.live_counts()
+    _, alive = psutil.wait_procs([process], timeout=20)
+    assert alive == []
+    pool.start_workers(1)
+    assert until(pool, WorkerReady)[0].worker == 1
+    pool.close()
+
+
+def test_a_worker_in_this_process_cannot_be_ended_and_the_run_is() -> None:
+    pool = InlinePool(NullWorker)
+    with pytest.raises(WorkersLost, match=r"it hangs in decode of shard 3.*the same command resumes"):
+        pool.end(0, "it hangs in decode of shard 3")
+    pool.close()
+
+
+@pytest.mark.ray
 def test_a_pool_says_what_it_holds_and_what_it_lacks(local_ray: None) -> None:
     from batchrec.engine.ray_pool import RayPool
 
     assert RayPool(NullWorker, Placement("cpu", 1, 1)).room() == 2
     assert RayPool(NullWorker, Placement("cpu", 1, 2)).room() == 1
-    assert RayPool(NullWorker, Placement("cpu", 1, 1)).lacking(2) == "the workers are starting"
+    assert RayPool(NullWorker, Placement("cpu", 1, 1)).lacking(2).startswith("the workers are starting, or wait")
     assert RayPool(NullWorker, Placement("cpu", 3, 8)).lacking(3) == "need 3 x 8 CPUs, cluster has 2 on 1 nodes"
     assert RayPool(NullWorker, Placement("cuda", 8, 1)).lacking(8) == "need 8 GPUs, cluster has 0"

@@ -23,7 +23,7 @@ def planned(archive: Path, tmp_path: Path) -> Job:
 def test_a_worker_refuses_a_folder_that_is_not_the_coordinators(planned: Job, tmp_path: Path) -> None:
     """On another machine a local path is another disk, where nothing was prepared."""
     store = open_store(planned.spec.output, StoreOptions())
-    with pytest.raises(OutputError, match="is not the folder the coordinator prepared .*no job"):
+    with pytest.raises(OutputError, match=r"is not the folder the coordinator prepared .*no job"):
         Worker(worker_job(planned, store)).start()
 
 

@@ -115,3 +115,16 @@ def test_a_column_that_is_there_twice_is_refused_only_when_used():
         chosen(schema, passthrough=("x",))
     with pytest.raises(ManifestError, match="'uri' is there 2 times"):
         chosen([("uri", pa.string())] * 2)
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.float32(), pa.bool_(), pa.binary()], ids=str)
+def test_a_column_named_like_one_of_ids_but_of_no_use_is_remembered(kind):
+    columns = chosen([("uri", pa.string()), ("Image_ID", kind)])
+    assert (columns.id, columns.unfit_id) == (None, ("Image_ID", str(kind)))
+
+
+def test_nothing_is_said_of_it_where_another_column_gives_the_ids():
+    schema = [("uri", pa.string()), ("image_id", pa.float64()), ("id", pa.int64()), ("sku", pa.string())]
+    assert chosen(schema).unfit_id is None
+    assert chosen(schema, id_column="sku").unfit_id is None
+    assert chosen([("uri", pa.string()), ("sku", pa.float64())]).unfit_id is None

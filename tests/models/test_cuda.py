@@ -29,7 +29,7 @@ def test_a_reused_buffer_does_not_mix_batches(small_model, noise):
         np.testing.assert_array_equal(backend.predict(batch).top_labels[:, 0], expected)
 
 
-def test_running_out_of_memory_halves_the_batch(small_model, noise, monkeypatch):
+def test_running_out_of_memory_halves_the_batch_and_is_remembered(small_model, noise, fresh_cache, monkeypatch):
     import torch
 
     backend = on("cuda", small_model, "bf16")
@@ -43,3 +43,4 @@ def test_running_out_of_memory_halves_the_batch(small_model, noise, monkeypatch)
 
     monkeypatch.setattr(backend, "_forward", narrow)
     np.testing.assert_array_equal(backend.predict(noise).top_labels[:, 0], whole.top_labels[:, 0])
+    assert on("cuda", small_model, "bf16")._portions.size == 2

@@ -13,23 +13,7 @@ from batchrec.errors import ErrorCode, ImageError
 from batchrec.models.preprocessing import Preprocess
 from batchrec.pipeline.decoding import Decoder
 from batchrec.spec import ImageLimits
-
-SUITE_CODES = {
-    "xc1n0g08": ErrorCode.CORRUPT,
-    "xc9n2c08": ErrorCode.CORRUPT,
-    "xcrn0g04": ErrorCode.CORRUPT,
-    "xcsn0g01": None,  # a wrong checksum of good data: Pillow forgives it
-    "xd0n2c08": ErrorCode.CORRUPT,
-    "xd3n2c08": ErrorCode.CORRUPT,
-    "xd9n2c08": ErrorCode.CORRUPT,
-    "xdtn0g01": ErrorCode.CORRUPT,
-    "xhdn0g08": ErrorCode.CORRUPT,
-    "xlfn0g04": ErrorCode.CORRUPT,
-    "xs1n0g01": ErrorCode.NOT_AN_IMAGE,
-    "xs2n0g01": ErrorCode.NOT_AN_IMAGE,
-    "xs4n0g01": ErrorCode.NOT_AN_IMAGE,
-    "xs7n0g01": ErrorCode.CORRUPT,
-}
+from tests.pipeline.hostile import hostile_codes
 
 
 @pytest.fixture(scope="module")
@@ -42,38 +26,34 @@ def hostile(test_data) -> Path:
     return test_data / "hostile"
 
 
-def code_of(decoder: Decoder, data: bytes) -> ErrorCode | None:
+def code_of(decoder: Decoder, data: bytes) -> str:
     try:
         pixels, _ = decoder.decode(data)
     except ImageError as error:
-        return error.code
+        return error.code.value
     assert pixels.shape == (224, 224, 3)
-    return None
+    return "ok"
 
 
-def test_every_hostile_file_gives_a_picture_or_one_code(decoder, hostile, capfd):
-    files = sorted(path for path in hostile.rglob("*") if path.is_file())
-    assert len(files) == 223
+def test_every_hostile_file_has_its_code(decoder, hostile, capfd):
+    codes = {}
     with warnings.catch_warnings():
         warnings.resetwarnings()
         warnings.simplefilter("error")
-        for path in files:
+        for path in sorted(path for path in hostile.rglob("*") if path.is_file()):
             started = time.monotonic()
-            code_of(decoder, path.read_bytes())
+            codes[str(path.relative_to(hostile))] = code_of(decoder, path.read_bytes())
             assert time.monotonic() - started < 10, path.name
+    assert codes == hostile_codes()
     # Decoders written in C print what they think, thousands of lines for one file.
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("name", SUITE_CODES)
-def test_the_broken_part_of_the_png_suite(decoder, hostile, name):
-    assert code_of(decoder, (hostile / "pngsuite" / f"{name}.png").read_bytes()) == SUITE_CODES[name]
-
-
-def test_the_rest_of_the_png_suite_decodes(decoder, hostile):
-    good = [path for path in (hostile / "pngsuite").iterdir() if not path.name.startswith("x")]
-    assert len(good) > 30
-    assert {code_of(decoder, path.read_bytes()) for path in good} == {None}
+def test_the_codes_of_223_hostile_files_are_known():
+    """Written down from what was seen and looked at: a change of one is to be looked at too."""
+    codes = hostile_codes()
+    assert len(codes) == 223
+    assert set(codes.values()) - {"ok"} <= set(ErrorCode)
 
 
 @pytest.mark.parametrize("shape", ["Landscape", "Portrait"])
@@ -84,26 +64,3 @@ def test_all_orientations_show_the_same_upright_picture(decoder, hostile, shape,
     assert facts == turned_facts
     # Each file names its own orientation in large figures; the rest of the picture is the same.
     assert np.median(np.abs(turned.astype(int) - upright.astype(int))) <= 3
-
-
-@pytest.mark.parametrize(
-    ("name", "code"),
-    [
-        ("decompression_bomb.gif", ErrorCode.TOO_MANY_PIXELS),
-        ("zero_width.gif", ErrorCode.BAD_DIMENSIONS),
-        ("truncated_jpeg.jpg", ErrorCode.TRUNCATED),
-        ("truncated_image.png", ErrorCode.TRUNCATED),
-        ("truncated_end_chunk.png", ErrorCode.TRUNCATED),
-        ("broken_data_stream.png", ErrorCode.CORRUPT),
-        ("16bit.s.tif", ErrorCode.UNSUPPORTED_FORMAT),
-        ("rgba.psd", ErrorCode.UNSUPPORTED_FORMAT),
-        ("tga__common__200x32_rgba_tl_raw.tga", ErrorCode.UNSUPPORTED_FORMAT),
-        ("pil_sample_cmyk.jpg", None),
-        ("multiple_exif.jpg", None),
-        ("sugarshack_bad_mpo_header.jpg", None),
-        ("tiff_strip_cmyk_jpeg.tif", None),
-        ("12bit.cropped.tif", None),
-    ],
-)
-def test_named_files_have_their_code(decoder, hostile, name, code):
-    assert code_of(decoder, (hostile / "pillow" / name).read_bytes()) == code

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from batchrec.errors import ErrorCode
+from batchrec.errors import ErrorCode, ImageError
 from batchrec.models.backends import Scores
+from batchrec.models.backends.scores import scores_from_logits
 from batchrec.models.preprocessing import Preprocess
-from batchrec.pipeline.batching import Batch, FetchedImage, Workbench
+from batchrec.pipeline.batching import Batch, FetchedImage, Room, Workbench
 from batchrec.pipeline.collecting import Collector
-from batchrec.pipeline.decoding import Decoder
+from batchrec.pipeline.decoding import Decoder, Picture, PictureReader
+from batchrec.pipeline.hands import Hands
+from batchrec.pipeline.noting import Notes
 from batchrec.pipeline.stream import Stream
 from batchrec.spec import ImageLimits, StoreOptions
-from batchrec.storage import ImageReader, UriPolicy
+from batchrec.storage import ImageReader, UriPolicy, reading
 
 SIDE = 8
 GREYS = 40
@@ -31,6 +37,7 @@ class GreyBackend:
     """Says how bright an image is; a stand-in for a model whose right answer is known."""
 
     name, device, precision = "grey", "cpu", "fp32"
+    top_k = 1
 
     def __init__(self, batch_size: int = 4, concurrency: int = 2) -> None:
         self.batch_size, self.concurrency = batch_size, concurrency
@@ -64,11 +71,21 @@ def greys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def stream_over(greys: Path, backend: GreyBackend, num_threads: int = 2) -> Stream:
+def stream_over(
+    greys: Path, backend: GreyBackend, num_threads: int = 2, decoder: object = None, **arguments: Any
+) -> Stream:
     preprocess = Preprocess(resize=SIDE, crop=SIDE, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1))
     reader = ImageReader(UriPolicy(str(greys), (), ()), StoreOptions(), 2**20)
-    decoder = Decoder(preprocess, ImageLimits())
-    return Stream(reader, decoder, backend, num_threads=num_threads, crop=SIDE, top_k=1)
+    decoder = decoder or Decoder(preprocess, ImageLimits())
+    return Stream(
+        reader,
+        decoder,  # type: ignore[arg-type]
+        backend,
+        num_threads=num_threads,
+        crop=SIDE,
+        top_k=backend.top_k,
+        **arguments,
+    )
 
 
 @pytest.fixture
@@ -100,6 +117,56 @@ def test_every_row_comes_back_in_its_place(greys: Path, data: st.DataObject) -> 
         assert found.stats.num_rows == len(shard)
         assert found.first_row_at <= found.last_row_at
     stream.close()
+
+
+def test_suspect_rows_are_decoded_apart_and_no_others(greys: Path) -> None:
+    apart: list[bytes] = []
+    preprocess = Preprocess(resize=SIDE, crop=SIDE)
+    here = PictureReader(ImageLimits())
+
+    def read(data: bytes) -> Picture:
+        apart.append(data)
+        if data == (greys / "7.png").read_bytes():
+            raise ImageError(ErrorCode.DECODER_CRASH)
+        return here.read(data)
+
+    stream = stream_over(greys, GreyBackend(), decoder_apart=Decoder(preprocess, ImageLimits(), read))
+    shard, other = ([f"{grey}.png" for grey in range(20)] for _ in range(2))
+    futures = stream.submit(shard, shard=4, apart={7, 9}), stream.submit(other, shard=5)
+    found, untouched = (future.result(timeout=20) for future in futures)
+    stream.close()
+    assert sorted(apart) == sorted((greys / f"{grey}.png").read_bytes() for grey in (7, 9))
+    assert {row: error.code for row, error in found.errors.items()} == {7: ErrorCode.DECODER_CRASH}
+    assert [label for [label] in found.top_labels.tolist()] == [grey if grey != 7 else 0 for grey in range(20)]
+    assert untouched.errors == {}
+
+
+def test_a_thread_tells_what_it_is_at_and_notes_what_it_decodes(greys: Path, tmp_path: Path) -> None:
+    decoding, may_end = threading.Event(), threading.Event()
+
+    class Stuck(SlowDecoder):
+        def decode(self, data: bytes) -> NoReturn:
+            decoding.set()
+            may_end.wait(20)
+            raise ImageError(ErrorCode.NOT_AN_IMAGE)
+
+    notes = Notes("a job", tmp_path)
+    note = notes.open()
+    hands = Hands(note)
+    stream = stream_over(greys, GreyBackend(), num_threads=1, decoder=Stuck(), hands=hands)
+    future = stream.submit(["3.png"], shard=4)
+    assert decoding.wait(10)
+    give_up_at = time.monotonic() + 10
+    while not (told := hands.in_hand()):
+        assert time.monotonic() < give_up_at
+    assert [(each.stage, each.shard, each.row) for each in told] == [("decode", 4, 0)]
+    note.close()  # as if the process were gone
+    assert notes.suspects(4, 1) == {0}
+    may_end.set()
+    future.result(timeout=10)
+    stream.close()
+    assert hands.in_hand() == ()
+    assert notes.suspects(4, 1) == frozenset()
 
 
 def test_a_shard_smaller_than_a_batch_does_not_wait_for_more(stream: Stream) -> None:
@@ -136,6 +203,39 @@ def test_a_model_that_fails_ends_its_shard_and_the_next_one_is_done(stream: Stre
         assert time.monotonic() < give_up_at
 
 
+class LogarithmOfGrey(torch.nn.Module):
+    """A network without an answer for darker images: two logits, finite where all pixels are above 9."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        grey = images.float().mean(dim=(1, 2, 3))
+        return torch.stack([torch.log(grey - 9), torch.zeros_like(grey)], dim=1)
+
+
+class LogarithmBackend(GreyBackend):
+    """Runs it."""
+
+    top_k = 2
+
+    def predict(self, images: np.ndarray) -> Scores:
+        return scores_from_logits(LogarithmOfGrey()(torch.from_numpy(images)).numpy(), 2)
+
+
+def test_an_image_for_which_the_model_has_no_numbers_is_an_error_and_the_others_are_ok(greys: Path) -> None:
+    stream = stream_over(greys, LogarithmBackend())
+    found = stream.submit([f"{grey}.png" for grey in range(20)]).result(timeout=20)
+    assert {row: error.code for row, error in found.errors.items()} == dict.fromkeys(
+        range(10), ErrorCode.PREDICTION_FAILED
+    )
+    assert stream.counts() == (10, 10)
+    assert (found.stats.num_ok, found.stats.num_errors) == (10, {"prediction_failed": 10})
+    assert not found.top_scores[:10].any()
+    assert np.isfinite(found.entropy).all()
+    assert np.isfinite(found.top_scores).all()
+    assert found.top_scores[12].tolist() == pytest.approx([0.75, 0.25])
+    assert found.width.tolist() == [20] * 20
+    stream.close()
+
+
 def test_no_more_passes_run_at_once_than_the_backend_wants(greys: Path) -> None:
     backend = GreyBackend(batch_size=1, concurrency=1)
     stream = stream_over(greys, backend, num_threads=4)
@@ -152,21 +252,148 @@ def test_closing_ends_shards_under_way_with_an_error(greys: Path) -> None:
         future.result(timeout=10)
 
 
-def test_fetching_pauses_when_enough_is_buffered() -> None:
+def test_fetching_pauses_when_enough_is_held() -> None:
     bench = Workbench((4, SIDE, SIDE, 3), max_buffered_bytes=100, max_ready_batches=1)
     collector = Collector(["a", "b", "c"], 1)
     bench.add_shard(collector)
-    taken = bench.next_row()
-    assert taken == (collector, 0)
+    assert bench.next_row() == (collector, 0)
+    assert Room(bench).reserve(100, None)
     bench.put_image(FetchedImage(collector, 0, b"x" * 100))
     more: list[object] = []
     waiting = threading.Thread(target=lambda: more.append(bench.next_row()))
     waiting.start()
+    image = bench.next_work(decodes=True, predicts=False)
     waiting.join(0.1)
     assert waiting.is_alive()
-    assert isinstance(bench.next_work(decodes=True, predicts=False), FetchedImage)
+    assert isinstance(image, FetchedImage)
+    bench.place(image, np.zeros((SIDE, SIDE, 3), np.uint8))
     waiting.join(5)
     assert more == [(collector, 1)]
+
+
+def test_a_read_that_finds_no_room_in_time_is_told_so_and_holds_nothing() -> None:
+    bench = Workbench((4, SIDE, SIDE, 3), max_buffered_bytes=100, max_ready_batches=1)
+    first, second = Room(bench), Room(bench)
+    assert first.reserve(60, None)
+    assert not second.reserve(60, 0.01)
+    assert second.num_bytes == 0
+    assert second.waited_s >= 0.01
+    assert first.reserve(100, 0.0)  # in place of its own 60
+    bench.drop(first.num_bytes)
+    assert second.reserve(60, None)
+
+
+class SlowDecoder:
+    """Looks at no image, and takes its time over it."""
+
+    def decode(self, data: bytes) -> NoReturn:
+        time.sleep(0.01)
+        raise ImageError(ErrorCode.NOT_AN_IMAGE)
+
+
+@pytest.fixture
+def large_files(tmp_path: Path) -> list[str]:
+    """Forty files of 2 MiB, and one of 6 MiB among them."""
+    for number in range(40):
+        with (tmp_path / f"{number}.bin").open("wb") as file:
+            file.truncate(6 * 2**20 if number == 20 else 2 * 2**20)
+    return [f"{number}.bin" for number in range(40)]
+
+
+def large_stream(folder: Path, decoder: object, bound: int) -> Stream:
+    reader = ImageReader(UriPolicy(str(folder), (), ()), StoreOptions(), 2**30)
+    backend = GreyBackend()
+    made = Stream(reader, decoder, backend, num_threads=2, crop=SIDE, top_k=1, max_buffered_bytes=bound)  # type: ignore[arg-type]
+    assert made.num_fetch_threads > 1
+    return made
+
+
+def test_encoded_images_never_take_more_than_their_bound(tmp_path: Path, large_files: list[str]) -> None:
+    bound = 7 * 2**20
+    stream = large_stream(tmp_path, SlowDecoder(), bound)
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    found = stream.submit(large_files).result(timeout=20)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    stream.close()
+    assert len(found.errors) == len(large_files)
+    assert found.stats.read_bytes == 84 * 2**20
+    assert 6 * 2**20 < peak - before < bound + 2**19  # the half is for everything that is no image
+
+
+def test_an_image_larger_than_the_whole_bound_gets_through_alone(tmp_path: Path, large_files: list[str]) -> None:
+    stream = large_stream(tmp_path, SlowDecoder(), 5 * 2**20)
+    tracemalloc.start()
+    found = stream.submit(large_files).result(timeout=20)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    stream.close()
+    assert found.stats.read_bytes == 84 * 2**20
+    assert peak < 6 * 2**20 + 2**19
+
+
+def test_reads_that_fail_give_their_room_back(
+    tmp_path: Path, large_files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_read_all", lambda descriptor, size: b"")
+    stream = large_stream(tmp_path, SlowDecoder(), 5 * 2**20)
+    found = stream.submit(large_files).result(timeout=20)
+    assert {error.code for error in found.errors.values()} == {ErrorCode.CHANGED_WHILE_READ}
+    monkeypatch.undo()
+    assert stream.submit(large_files).result(timeout=20).stats.read_bytes == 84 * 2**20
+    stream.close()
+
+
+def test_shards_that_break_give_their_room_back(tmp_path: Path, large_files: list[str]) -> None:
+    class Breaking(SlowDecoder):
+        broken = True
+
+        def decode(self, data: bytes) -> NoReturn:
+            if self.broken:
+                raise RuntimeError("the decoder broke")
+            super().decode(data)
+
+    decoder = Breaking()
+    stream = large_stream(tmp_path, decoder, 5 * 2**20)
+    for _ in range(5):
+        with pytest.raises(RuntimeError, match="the decoder broke"):
+            stream.submit(large_files).result(timeout=20)
+    decoder.broken = False
+    give_up_at = time.monotonic() + 20  # images of the broken shards may still be under way
+    while stream.submit(large_files).result(timeout=20).stats.read_bytes != 84 * 2**20:
+        assert time.monotonic() < give_up_at
+    stream.close()
+
+
+def test_closing_wakes_reads_that_wait_for_room(tmp_path: Path, large_files: list[str]) -> None:
+    decoding, may_end = threading.Event(), threading.Event()
+
+    class Stuck(SlowDecoder):
+        def decode(self, data: bytes) -> NoReturn:
+            decoding.set()
+            may_end.wait(20)
+            raise ImageError(ErrorCode.NOT_AN_IMAGE)
+
+    stream = large_stream(tmp_path, Stuck(), 3 * 2**20)
+    future = stream.submit(large_files)
+    assert decoding.wait(10)
+    threading.Timer(0.2, may_end.set).start()
+    began = time.monotonic()
+    stream.close()
+    assert time.monotonic() - began < 5
+    with pytest.raises(RuntimeError, match="closed"):
+        future.result(timeout=1)
+
+
+def test_waiting_for_room_is_no_time_of_fetching(tmp_path: Path, large_files: list[str]) -> None:
+    stream = large_stream(tmp_path, SlowDecoder(), 3 * 2**20)
+    began = time.monotonic()
+    stats = stream.submit(large_files).result(timeout=20).stats
+    took_s = time.monotonic() - began
+    stream.close()
+    assert took_s > 0.2
+    assert stats.fetch_s < took_s  # where all but one of four threads wait
 
 
 def test_decoding_pauses_when_enough_batches_are_ready() -> None:
@@ -175,7 +402,9 @@ def test_decoding_pauses_when_enough_batches_are_ready() -> None:
     bench.add_shard(collector)
     for row in range(2):
         bench.next_row()
+        assert Room(bench).reserve(1, None)
         bench.put_image(FetchedImage(collector, row, b"x"))
-    bench.next_work(decodes=True, predicts=False)
-    bench.place(collector, 0, np.zeros((SIDE, SIDE, 3), np.uint8))
+    image = bench.next_work(decodes=True, predicts=False)
+    assert isinstance(image, FetchedImage)
+    bench.place(image, np.zeros((SIDE, SIDE, 3), np.uint8))
     assert isinstance(bench.next_work(decodes=True, predicts=True), Batch)

@@ -34,6 +34,8 @@ CANARY = "c4n4ryS3cr3t"
         f'{{"aws_secret_access_key": "{CANARY}"}}',
         f"Authorization: Bearer {CANARY}",
         f"authorization=Basic {CANARY}",
+        f"No such file: 'https:/u:{CANARY}@h/a'",
+        f"No such file: 's3:/{CANARY}@bucket/a'",
         f"failed for https://u:{CANARY}@h/a and https://h/b?sig={CANARY}: 403",
     ],
 )
@@ -56,6 +58,8 @@ def test_an_access_key_id_is_masked_wherever_it_stands():
     "text",
     [
         "photos/a@2x.jpg",
+        "photos:/a@2x.jpg",
+        "https:/host/a@2x.jpg",
         "s3://bucket/folder/a@2x.jpg",
         "s3://bucket/a:b@c.jpg",
         "https://host:8080/a@2x.jpg?width=10&format=webp",

@@ -238,6 +238,14 @@ def test_a_rewrite_of_the_same_length_is_noticed(archive: Path, monkeypatch: pyt
     assert reader_of(archive).read("img/a.jpg") == b"image b"
 
 
+def test_room_is_asked_for_before_a_file_is_read(archive: Path, monkeypatch: pytest.MonkeyPatch):
+    events: list[object] = []
+    read_all = reading._read_all
+    monkeypatch.setattr(reading, "_read_all", lambda *args: events.append("read") or read_all(*args))
+    reader_of(archive).read("img/a.jpg", lambda num_bytes, patience_s: events.append((num_bytes, patience_s)) or True)
+    assert events == [(7, None), "read"]
+
+
 @pytest.fixture
 def s3_reader(s3_server: S3Server, impatient: None) -> ImageReader:
     """A reader of images in a bucket."""
@@ -249,6 +257,31 @@ def test_an_object_is_read_in_one_request(s3_server: S3Server, s3_reader: ImageR
     assert s3_reader.read("a.jpg") == b"image a"
     assert s3_reader.read("s3://photos/2026/a.jpg") == b"image a"
     assert [line.method for line in s3_server.log] == ["GET", "GET"]
+
+
+def test_an_object_that_has_room_in_time_costs_one_request(s3_server: S3Server, s3_reader: ImageReader):
+    asked: list[tuple[int, float | None]] = []
+    assert s3_reader.read("a.jpg", lambda *wanted: asked.append(wanted) or True) == b"image a"
+    assert asked == [(7, reading.MAX_HELD_S)]
+    assert len(s3_server.log) == 1
+
+
+def test_an_object_that_must_wait_long_is_let_go_and_asked_for_again(s3_server: S3Server, s3_reader: ImageReader):
+    answers = [False, True]
+    asked: list[tuple[int, float | None]] = []
+    assert s3_reader.read("a.jpg", lambda *wanted: asked.append(wanted) or answers[len(asked) - 1]) == b"image a"
+    assert asked == [(7, reading.MAX_HELD_S), (7, None)]
+    assert len(s3_server.log) == 2
+
+
+def test_an_object_that_grew_while_it_waited_is_said_to(s3_server: S3Server, s3_reader: ImageReader):
+    def reserve(num_bytes: int, patience_s: float | None) -> bool:
+        s3_server.put("photos", "2026/a.jpg", b"image a, and more")
+        return patience_s is None
+
+    with pytest.raises(ImageError) as error:
+        s3_reader.read("a.jpg", reserve)
+    assert error.value.code is ErrorCode.CHANGED_WHILE_READ
 
 
 def test_object_keys_are_literal(s3_server: S3Server, s3_reader: ImageReader):

@@ -15,6 +15,7 @@ import pytest
 from batchrec.errors import OutputError, UsageError
 from batchrec.spec import StoreOptions
 from batchrec.storage import KeyExists, KeyMissing, Store, create_or_compare, open_store, probe
+from tests.s3_server import S3Server
 
 NUM_RIVALS = 8
 
@@ -93,6 +94,26 @@ def test_listing_is_recursive_sorted_and_by_string_prefix(store: Store):
 def test_listing_what_is_not_there_gives_nothing(store: Store):
     assert list(store.list("")) == []
     assert list(store.list("no/such/")) == []
+
+
+def test_the_top_shows_folders_once_and_files(store: Store):
+    assert store.top() == ()
+    for key in ("a/b/c", "a/b/d", "b", "a b/e", ".hidden"):
+        store.create(key, b"")
+    assert [name for name in store.top() if name != "_batchrec/"] == [".hidden", "a b/", "a/", "b"]
+
+
+def test_the_mark_of_a_folder_in_a_bucket_is_not_in_it(s3_server: S3Server, s3_store: Store):
+    s3_server.put("photos", "some/out/", b"")
+    s3_server.put("photos", "some/other", b"")
+    assert s3_store.top() == ()
+
+
+def test_the_top_of_a_bucket_costs_one_request(s3_server: S3Server, s3_store: Store):
+    for number in range(1100):
+        s3_server.put("photos", f"some/out/a/{number}", b"")
+    assert s3_store.top() == ("a/",)
+    assert len(s3_server.log) == 1
 
 
 def test_delete_removes_and_may_be_repeated(store: Store):

@@ -34,11 +34,12 @@ def resolve_device(device: str) -> str:
 
 
 def resolve_precision(precision: str, device: str) -> str:
-    """Turn ``auto`` into the arithmetic this machine is fast in; called once for a job.
+    """Turn ``auto`` into the arithmetic a kind of device is fast in; called once for a job.
 
     bf16 on CUDA and on CPUs with bf16 instructions, else fp32. The answer depends on the
-    machine alone, never on a measurement, because it decides the rows. CUDA devices older
-    than Ampere are fast in fp16 only: name it.
+    machine alone, never on a measurement, because it decides the rows; and CUDA devices need not
+    be in this machine: the coordinator of a cluster has none. Devices older than Ampere are
+    fast in fp16 only: name it.
 
     Args:
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
@@ -47,10 +48,10 @@ def resolve_precision(precision: str, device: str) -> str:
     Raises:
         ModelError: If the device cannot compute in the precision asked for.
     """
-    resolved = resolve_device(device)
+    on_cpu = (resolve_device(device) if device == "auto" else device) == "cpu"
     if precision == "auto":
-        return "bf16" if resolved != "cpu" or cpu_has_bf16() else "fp32"
-    if precision == "fp16" and resolved == "cpu":
+        return "bf16" if not on_cpu or cpu_has_bf16() else "fp32"
+    if precision == "fp16" and on_cpu:
         raise ModelError("fp16 is for CUDA devices", found="device cpu", advice="use --precision bf16 or fp32")
     return precision
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from batchrec.models.backends.hardware import BackendUnavailable
+from batchrec.models.backends.halving import Portions
+from batchrec.models.backends.hardware import BackendUnavailable, cpu_model
 from batchrec.models.backends.scores import Scores, scores_from_logits
 from batchrec.models.building import build_model
 
@@ -44,6 +45,7 @@ class TorchCpuBackend:
         self._top_k = top_k
         self._embeddings = embeddings
         self._alone = threading.Lock()
+        self._portions = Portions(batch_size, portions_key(model, precision, cpu_model(), embeddings=embeddings))
         torch.set_num_threads(num_threads)
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._mean, self._scale = normalisation(model, "cpu")
@@ -53,16 +55,29 @@ class TorchCpuBackend:
             self._compile(model.preprocess.crop)
 
     def predict(self, images: NDArray[np.uint8]) -> Scores:
-        """Recognise uint8 RGB ``(batch_size, crop, crop, 3)``; other callers wait."""
+        """Recognise uint8 RGB ``(batch_size, crop, crop, 3)``; other callers wait.
+
+        Where memory runs out the batch is halved, redone and kept halved, by later starts too.
+
+        Raises:
+            ModelError: If there is no memory for one image.
+        """
+        with self._alone:
+            return self._portions.run(lambda portion: self._predict(images, portion))
+
+    def _predict(self, images: NDArray[np.uint8], portion: int) -> Scores:
         import torch
 
-        with self._alone, torch.inference_mode():
-            # The layout of the bytes is channels-last already: permuting only renames the axes.
-            pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
-            inputs = pixels.sub_(self._mean).mul_(self._scale).to(self._dtype)
-            outputs = self._network(inputs)
-            answers = [each.float().numpy() for each in (outputs if self._embeddings else (outputs,))]
+        with torch.inference_mode():
+            parts = [self._forward(chunk) for chunk in torch.split(torch.from_numpy(images), portion)]
+            answers = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
         return scores_from_logits(answers[0], self._top_k, *answers[1:])
+
+    def _forward(self, chunk: torch.Tensor) -> list[torch.Tensor]:
+        # The layout of the bytes is channels-last already: permuting only renames the axes.
+        pixels = chunk.permute(0, 3, 1, 2).float()
+        outputs = self._network(pixels.sub_(self._mean).mul_(self._scale).to(self._dtype))
+        return [each.float() for each in (outputs if self._embeddings else (outputs,))]
 
     def _compile(self, side: int) -> None:
         import torch
@@ -80,6 +95,18 @@ class TorchCpuBackend:
                 found=str(error).strip().splitlines()[0][:200],
                 advice="install a C++ compiler, or use --backend torch-eager",
             ) from error
+
+
+def portions_key(model: ModelSpec, precision: str, device: str, *, embeddings: bool) -> dict[str, Any]:
+    """Return what decides how many images fit into a device's memory at once."""
+    return {
+        "weights": model.weights_sha256,
+        "architecture": model.architecture,
+        "crop": model.preprocess.crop,
+        "precision": precision,
+        "embeddings": embeddings,
+        "device": device,
+    }
 
 
 def normalisation(model: ModelSpec, device: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from batchrec.errors import ModelError
+from batchrec.models.backends.halving import Portions
 from batchrec.models.backends.scores import Scores
-from batchrec.models.backends.torch_cpu import normalisation
+from batchrec.models.backends.torch_cpu import normalisation, portions_key
 from batchrec.models.building import build_model
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class TorchCudaBackend:
         self.batch_size = batch_size
         self._top_k = min(top_k, model.num_outputs)
         self._embeddings = embeddings
-        self._chunk = batch_size
+        self._portions = Portions(batch_size, portions_key(model, precision, _name_of(device), embeddings=embeddings))
         self._alone = threading.Lock()
         self._dtype: torch.dtype = getattr(torch, _DTYPES[precision])
         self._mean, self._scale = normalisation(model, device)
@@ -62,7 +62,7 @@ class TorchCudaBackend:
     def predict(self, images: NDArray[np.uint8]) -> Scores:
         """Recognise uint8 RGB ``(batch_size, crop, crop, 3)``; other callers wait.
 
-        Where the device runs out of memory the batch is halved, redone and kept halved.
+        Where the device runs out of memory the batch is halved, redone and kept halved, by later starts too.
 
         Raises:
             ModelError: If not even one image fits into the device's memory.
@@ -71,17 +71,13 @@ class TorchCudaBackend:
 
         with self._alone:
             np.copyto(self._staging.numpy(), images)
-            while True:
-                try:
-                    return self._predict_staged()
-                except torch.cuda.OutOfMemoryError as error:
-                    self._halve(error)
+            return self._portions.run(self._predict_staged, torch.cuda.empty_cache)
 
-    def _predict_staged(self) -> Scores:
+    def _predict_staged(self, portion: int) -> Scores:
         import torch
 
         with torch.inference_mode():
-            parts = [self._forward(chunk) for chunk in torch.split(self._staging, self._chunk)]
+            parts = [self._forward(chunk) for chunk in torch.split(self._staging, portion)]
             columns = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
         return Scores(*columns)
 
@@ -98,10 +94,10 @@ class TorchCudaBackend:
         top = scores.topk(self._top_k, dim=1)
         return top.values, top.indices.to(torch.int32), entropy, *(each.float() for each in embeddings)
 
-    def _halve(self, error: Exception) -> None:
-        import torch
 
-        if self._chunk == 1:
-            raise ModelError("one image does not fit into the device's memory", found=str(error)) from error
-        self._chunk = -(-self._chunk // 2)
-        torch.cuda.empty_cache()
+def _name_of(device: str) -> str:
+    """Return what tells one kind of device, and the memory it has, from another."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(device)
+    return f"{properties.name}, {properties.total_memory} bytes"

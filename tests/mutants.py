@@ -1,0 +1,174 @@
+"""Takes out the guards of the protocol one by one, and sees whether anything notices.
+
+``python -m tests.mutants --simulated`` takes out those the simulation must miss, each in a process of its own that
+plays histories until one fails. ``python -m tests.mutants`` takes out every one of them in a copy of the tree and
+runs the protocol's tests there. Neither touches the working tree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
+
+from tests.protocol_guards import GUARDS, Guard
+
+ROOT = Path(__file__).parent.parent
+NUM_SEEDS = 600
+_SIMULATED_WITHIN_S = 60
+_SUITE_WITHIN_S = 300
+PROTOCOL_TESTS = (
+    "tests/storage/test_publishing.py",
+    "tests/storage/test_local_disk.py",
+    "tests/output/test_parts.py",
+    "tests/output/test_seal.py",
+    "tests/engine/test_ledger.py",
+    "tests/engine/test_coordinator.py",
+    "tests/engine/test_claims.py",
+    "tests/engine/test_identity.py",
+    "tests/simulation/test_histories.py",
+    "tests/test_crashes.py",
+    "tests/test_job.py",
+    "tests/test_job_s3.py",
+)
+
+
+class _MutatedFile(SourceFileLoader):
+    """Loads a module from its source without a guard."""
+
+    guard: Guard
+
+    def get_code(self, fullname: str) -> object:
+        path = self.get_filename(fullname)
+        return compile(self.guard.taken_out(Path(path).read_text()), path, "exec")
+
+
+class _Finder(MetaPathFinder):
+    """Finds one module without its guard, and leaves all others to Python."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:
+        if fullname != self._guard.module:
+            return None
+        spec = PathFinder.find_spec(fullname, path)  # type: ignore[arg-type]
+        assert spec is not None and spec.origin is not None
+        loader = _MutatedFile(fullname, spec.origin)
+        loader.guard = self._guard
+        return importlib.util.spec_from_loader(fullname, loader)
+
+
+def _play(guard: Guard | None, out: int) -> None:
+    """Play histories until one fails, and write what was found; runs in a process of its own."""
+    signal.alarm(_SIMULATED_WITHIN_S)
+    if guard is not None:
+        sys.meta_path.insert(0, _Finder(guard))
+    from tests.simulation import seams
+    from tests.simulation.histories import play
+
+    with seams.cut():
+        for seed in range(NUM_SEEDS):
+            try:
+                play(seed)
+            except Exception as error:  # noqa: BLE001  whatever breaks, the missing guard was noticed
+                os.write(out, f"seed {seed}: {str(error) or type(error).__name__}".encode(errors="replace"))
+                return
+
+
+def simulate(guard: Guard | None) -> str:
+    """Return what the simulation finds wrong without a guard; empty when nothing."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            _play(guard, writing)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as stream:
+        found = stream.read().decode()
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return f"the simulation did not end within {_SIMULATED_WITHIN_S} s"
+    return found
+
+
+def run_suite(tree: Path, guard: Guard) -> str:
+    """Return the first of the protocol's tests that fails without a guard; empty when none does."""
+    file = tree / (guard.module.replace(".", "/") + ".py")
+    source = file.read_text()
+    file.write_text(guard.taken_out(source))
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *PROTOCOL_TESTS]
+    try:
+        ended = subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=_SUITE_WITHIN_S, check=False)
+    except subprocess.TimeoutExpired:
+        return f"the tests did not end within {_SUITE_WITHIN_S} s"
+    finally:
+        file.write_text(source)
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", ended.stdout, re.MULTILINE)
+    return failed[1] if failed else "" if ended.returncode == 0 else ended.stdout[-200:]
+
+
+def _all_simulated(guards: list[Guard]) -> int:
+    # Loaded once for all children; nothing of batchrec is.
+    import fsspec
+    import obstore
+    import pyarrow.compute
+    import pyarrow.parquet
+    import yaml
+
+    assert all((fsspec, obstore, pyarrow, yaml))
+    survived = 0
+    for guard in (guard for guard in guards if guard.simulated):
+        began = time.monotonic()
+        found = simulate(guard)
+        survived += not found
+        _tell(guard, found, time.monotonic() - began)
+    return survived
+
+
+def _all_in_a_copy(guards: list[Guard]) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder)
+        for name in ("batchrec", "tests", "jobs", "docs", "deploy"):
+            shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", tree)
+        survived = 0
+        for guard in guards:
+            began = time.monotonic()
+            found = run_suite(tree, guard)
+            survived += not found and not guard.equivalent
+            _tell(guard, found, time.monotonic() - began)
+    return survived
+
+
+def _tell(guard: Guard, found: str, seconds: float) -> None:
+    verdict = "killed" if found else "equivalent" if guard.equivalent else "SURVIVED"
+    print(f"{verdict:10} {seconds:5.1f} s  {guard.name}: {found or guard.equivalent}"[:200], flush=True)
+
+
+def main() -> int:
+    """Read the arguments and do it."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("--simulated", action="store_true", help="only those the simulation must notice, in it alone")
+    parser.add_argument("--only", default="", help="only those with this text in their name")
+    asked = parser.parse_args()
+    guards = [guard for guard in GUARDS if asked.only in guard.name]
+    survived = (_all_simulated if asked.simulated else _all_in_a_copy)(guards)
+    print(f"{survived} survived")
+    return int(survived > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,149 @@
+"""Thousands of good files damaged at random: each gives pixels or a code, in bounded memory and time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torchvision.models import get_model
+
+import batchrec
+from batchrec.errors import ErrorCode
+from batchrec.models import Preprocess, save_bundle
+from tests.pipeline.mutating import MAX_PIXELS, mutant, seeds
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads what a process holds from /proc")
+
+ROOT = Path(__file__).parents[2]
+SEED = 7
+ENDINGS = {
+    "ok",
+    ErrorCode.EMPTY,
+    ErrorCode.NOT_AN_IMAGE,
+    ErrorCode.UNSUPPORTED_FORMAT,
+    ErrorCode.TRUNCATED,
+    ErrorCode.CORRUPT,
+    ErrorCode.TOO_MANY_PIXELS,
+    ErrorCode.BAD_DIMENSIONS,
+}
+
+
+@dataclass
+class Findings:
+    """How mutants ended, by number, and what should not have happened, in words that say how to see it again."""
+
+    endings: dict[int, str] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    def take(self, line: dict[str, Any], seed: int) -> None:
+        number = line["number"]
+        self.endings[number] = line["ended"]
+        if line["ended"] not in ENDINGS:
+            self.faults.append(f"{line['ended']}: {again(seed, number)}")
+        if line["beyond_bytes"]:
+            self.faults.append(f"{line['beyond_bytes']} bytes more than its header allows: {again(seed, number)}")
+
+
+def again(seed: int, number: int) -> str:
+    return f"python -m tests.pipeline.mutating {seed} {number} {number + 1}"
+
+
+def decode_mutants(seed: int, end: int, folder: Path, die_at: int = -1) -> Findings:
+    """Decode mutants 0 to ``end`` in a child, and in a new one after each that ends it."""
+    findings, first = Findings(), 0
+    while first < end:
+        with (folder / "lines").open("w+") as lines:
+            numbers = [str(number) for number in (seed, first, end, die_at)]
+            command = [sys.executable, "-m", "tests.pipeline.mutating", *numbers]
+            child = subprocess.run(command, cwd=ROOT, stdout=lines, stderr=subprocess.PIPE, text=True, check=False)
+            lines.seek(0)
+            heard = [json.loads(line) for line in lines]
+        for line in heard:
+            if "ended" in line:
+                findings.take(line, seed)
+        if child.returncode == 0:
+            break
+        assert heard and "of" in heard[-1], child.stderr[-2000:]
+        number = heard[-1]["number"]
+        findings.faults.append(f"{heard[-1]['of']} ended its process ({child.returncode}): {again(seed, number)}")
+        first = number + 1
+    return findings
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory: pytest.TempPathFactory) -> Findings:
+    """How each of 3,000 mutants ended."""
+    return decode_mutants(SEED, 3_000, tmp_path_factory.mktemp("mutants"))
+
+
+def test_3000_mutants_end_with_pixels_or_a_code_in_bounded_time_and_memory(findings: Findings) -> None:
+    assert findings.faults == []
+    assert sorted(findings.endings) == list(range(3_000))
+
+
+def test_the_mutants_are_neither_all_harmless_nor_all_ruined(findings: Findings) -> None:
+    endings = Counter(findings.endings.values())
+    assert set(endings) >= ENDINGS - {ErrorCode.EMPTY}
+    assert 600 < endings["ok"] < 2_400
+
+
+def test_a_mutant_that_ends_its_process_is_named_and_the_others_are_decoded(tmp_path: Path) -> None:
+    found = decode_mutants(SEED, 6, tmp_path, die_at=3)
+    name = mutant(seeds(), SEED, 3)[0]
+    assert found.faults == [f"{name} ended its process (-6): python -m tests.pipeline.mutating 7 3 4"]
+    assert sorted(found.endings) == [0, 1, 2, 4, 5]
+
+
+@pytest.fixture
+def small_model(tmp_path: Path) -> str:
+    """A bundle of random weights for pictures of 32 x 32."""
+    torch.manual_seed(1)
+    weights = get_model("shufflenet_v2_x0_5", num_classes=3).state_dict()
+    save_bundle(
+        tmp_path / "bundle",
+        architecture="shufflenet_v2_x0_5",
+        weights={name: tensor.numpy() for name, tensor in weights.items()},
+        labels=("a", "b", "c"),
+        preprocess=Preprocess(resize=32, crop=32),
+        card="# random\n",
+    )
+    return str(tmp_path / "bundle")
+
+
+def test_3000_mutants_in_a_job_give_one_row_each_with_the_same_code(
+    findings: Findings, small_model: str, tmp_path: Path
+) -> None:
+    files = seeds()
+    for number in range(3_000):
+        (tmp_path / f"{number:04}.jpg").write_bytes(mutant(files, SEED, number)[1])
+    paths = [str(tmp_path / f"{number:04}.jpg") for number in range(3_000)]
+    pq.write_table(pa.table({"path": paths}), tmp_path / "mutants.parquet")
+    out = str(tmp_path / "out")
+    batchrec.submit(
+        str(tmp_path / "mutants.parquet"),
+        output=out,
+        model=small_model,
+        pool="inline",
+        max_pixels=MAX_PIXELS,
+        max_failure_rate=1.0,
+    )
+    rows = batchrec.open(out).predictions().to_table().to_pylist()
+    codes = {int(Path(row["uri"]).stem): row["error_code"] or "ok" for row in rows}
+    assert len(rows) == 3_000
+    assert codes == findings.endings
+
+
+@pytest.mark.slow
+def test_100000_mutants_end_with_pixels_or_a_code_in_bounded_time_and_memory(tmp_path: Path) -> None:
+    found = decode_mutants(1, 100_000, tmp_path)
+    assert found.faults == []
+    assert len(found.endings) == 100_000

@@ -1,0 +1,339 @@
+"""The guards of the protocol, each with the text that takes it out of the source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Guard:
+    """One guard.
+
+    Attributes:
+        name: What is missing without it.
+        module: Where it stands.
+        guard: Its text; must be there exactly once.
+        without: What stands there without it.
+        simulated: Whether the simulation alone must notice.
+        equivalent: Why nothing can notice, where that is so.
+    """
+
+    name: str
+    module: str
+    guard: str
+    without: str
+    simulated: bool = True
+    equivalent: str = ""
+
+    def taken_out(self, source: str) -> str:
+        """Return a module's source without the guard.
+
+        Raises:
+            ValueError: The source was changed, so that the guard is not where it was.
+        """
+        if source.count(self.guard) != 1:
+            raise ValueError(
+                f"{self.module} holds the guard {self.name!r} {source.count(self.guard)} times: look again"
+            )
+        return source.replace(self.guard, self.without)
+
+
+_PUBLISHING, _PARTS, _SEAL = "batchrec.storage.publishing", "batchrec.output.parts", "batchrec.output.seal"
+_CLAIMS, _LEDGER, _COORDINATOR = "batchrec.engine.claims", "batchrec.engine.ledger", "batchrec.engine.coordinator"
+_JOB, _WORKER = "batchrec.job", "batchrec.engine.worker"
+_LOCAL, _S3 = "batchrec.storage.local_store", "batchrec.storage.s3_store"
+
+GUARDS: tuple[Guard, ...] = (
+    Guard(
+        "read-back: any unclear answer means that our put is there",
+        _PUBLISHING,
+        "            if (found := _look_twice(find, clear, pause)) is not None:\n                return found\n",
+        "            return None\n",
+    ),
+    Guard(
+        "409 branch: a conflict is an object that stands, and is not looked at",
+        _PUBLISHING,
+        "        except (KeyExists, Uncertain):\n            if (found",
+        "        except KeyExists:\n            return None\n        except Uncertain:\n            if (found",
+    ),
+    Guard(
+        "lost answer: taken for a yes",
+        _PUBLISHING,
+        "        except (KeyExists, Uncertain):\n            if (found",
+        "        except Uncertain:\n            return None\n        except KeyExists:\n            if (found",
+    ),
+    Guard("fingerprint: another value that stands is not refused", _PUBLISHING, "if found is False:", "if False:"),
+    Guard(
+        "fingerprint: another value that stands counts as the same",
+        _PUBLISHING,
+        "return standing == data or same(standing)",
+        "return True",
+    ),
+    Guard(
+        "a put is made once only",
+        _PUBLISHING,
+        "    for tried in range(MAX_PUTS):",
+        "    for tried in range(1):",
+        simulated=False,
+    ),
+    Guard(
+        "an object that cannot be read is believed at the first look",
+        _PUBLISHING,
+        "    if found is not None and clear(found):",
+        "    if found is not None:",
+        simulated=False,
+    ),
+    Guard(
+        "identity: a part of another job counts as ours",
+        _PARTS,
+        "(standing.job_id, standing.shard) == (mine.job_id, mine.shard)",
+        "standing.shard == mine.shard",
+    ),
+    Guard(
+        "footer: what is no part counts as ours",
+        _PARTS,
+        "    if isinstance(standing, PartFooter) and (",
+        "    if isinstance(standing, UnreadablePart):\n        return mine\n    if isinstance(standing, PartFooter) and (",
+    ),
+    Guard(
+        "seal: a part of another job is sealed",
+        _SEAL,
+        "    if (footer.job_id, footer.shard) != (layout.job_id, shard.index):",
+        "    if False:",
+    ),
+    Guard(
+        "seal: a part with other rows than planned is sealed",
+        _SEAL,
+        "    if footer.num_rows != shard.num_rows or",
+        "    if False and footer.num_rows != shard.num_rows or False and",
+    ),
+    Guard("seal: parts that are missing are not asked for", _SEAL, "    if missing:\n", "    if False:\n"),
+    Guard(
+        "seal: nothing is listed again",
+        _SEAL,
+        "    sizes = standing_parts(store, layout, len(plan))\n    missing",
+        "    sizes = {shard.index: 0 for shard in plan}\n    missing",
+    ),
+    Guard(
+        "seal order: _SUCCESS before the seal",
+        _SEAL,
+        "        _create_json(store, layout.seal_key, sealed.to_json())\n",
+        "        _create_json(store, SUCCESS_KEY, sealed.totals())\n"
+        "        _create_json(store, layout.seal_key, sealed.to_json())\n",
+    ),
+    Guard(
+        "seal order: _SUCCESS before the errors",
+        _SEAL,
+        "        _create_errors(store, layout, sealed, plan, manifest_files)\n",
+        "        _create_json(store, SUCCESS_KEY, sealed.totals())\n"
+        "        _create_errors(store, layout, sealed, plan, manifest_files)\n",
+    ),
+    Guard(
+        "seal: written over what stands",
+        _SEAL,
+        "    data = json.dumps(value, indent=1).encode()\n\n",
+        "    data = json.dumps(value, indent=1).encode()\n    return store.overwrite(key, data)\n\n",
+    ),
+    Guard(
+        "seal: another one that stands counts as the same",
+        _SEAL,
+        "            return bool(json.loads(standing) == json.loads(data))\n",
+        "            return True\n",
+        simulated=False,
+    ),
+    Guard(
+        "seal: a part taken away meanwhile ends in a traceback",
+        _SEAL,
+        "    except KeyMissing as error:\n        raise StorageLost(\n",
+        "    except ZeroDivisionError as error:\n        raise StorageLost(\n",
+        simulated=False,
+    ),
+    Guard(
+        "claim: nobody looks whether the driver before lives",
+        _CLAIMS,
+        "        if last and not (takeover and looked == 0):",
+        "        if False:",
+    ),
+    Guard(
+        "claim: whoever lost one takes the next without looking",
+        _CLAIMS,
+        "        if last and not (takeover and looked == 0):",
+        "        if last and not takeover and looked == 0:",
+    ),
+    Guard(
+        "claim: n+2 where n+1 is taken",
+        _CLAIMS,
+        "        if _try_claim(store, layout, last + 1, me):\n            return Claim(store, layout, last + 1, me)\n",
+        "        for number in (last + 1, last + 2):\n            if _try_claim(store, layout, number, me):\n"
+        "                return Claim(store, layout, number, me)\n",
+    ),
+    Guard(
+        "claim: the nonce is not compared",
+        _CLAIMS,
+        "            return bool(_read_driver(store, key) == me)",
+        "            return _read_driver(store, key) is not None",
+    ),
+    Guard("claim: nobody waits for a sign of life", _CLAIMS, "    sleep(patience_s)\n", ""),
+    Guard(
+        "claim: a sign of life is not heeded",
+        _CLAIMS,
+        "_beat_moment(store, layout, number) != seen:",
+        "_beat_moment(store, layout, number) is None:",
+    ),
+    Guard(
+        "claim: a living process of this machine is passed",
+        _CLAIMS,
+        '        raise _run_already(f"{who} is alive")\n',
+        "        return\n",
+    ),
+    Guard(
+        "claim: a number used again is mistaken for the process that had it",
+        _CLAIMS,
+        "            return _pid_started(self.pid) != self.pid_started",
+        "            return _pid_started(self.pid) is None",
+        simulated=False,
+    ),
+    Guard(
+        "claim: who beats does not look whether it was superseded",
+        _CLAIMS,
+        "            with suppress(BatchrecError):\n                self.look()\n",
+        "",
+    ),
+    Guard(
+        "coordinator: one that was superseded goes on",
+        _COORDINATOR,
+        "        if (number := self._superseded_by()) is not None:",
+        "        if (number := self._superseded_by()) is not None and False:",
+    ),
+    Guard(
+        "ledger: duplicates count again",
+        _LEDGER,
+        "        attempt = self._take_back(attempt_id)\n        if attempt is None:\n            return False\n",
+        "        attempt = self._take_back(attempt_id)\n        if attempt is None:\n            return True\n",
+    ),
+    Guard(
+        "coordinator: stale and duplicate answers count",
+        _COORDINATOR,
+        "        if not self._ledger.publish(event.attempt.attempt_id):\n            return\n",
+        "        self._ledger.publish(event.attempt.attempt_id)\n",
+    ),
+    Guard(
+        "ledger: a stale failure gives its shard back",
+        _LEDGER,
+        "        attempt = self._take_back(attempt_id)\n        if attempt is None:\n            return None\n",
+        "        attempt = self._take_back(attempt_id)\n        if attempt is None:\n"
+        '            index = int(attempt_id.split("-")[1])\n            self._pending.append(index)\n'
+        "            return None\n",
+    ),
+    Guard(
+        "ledger: no cap",
+        _LEDGER,
+        "ShardState.ABANDONED if counts[index] >= cap else ShardState.PENDING",
+        "ShardState.PENDING",
+    ),
+    Guard(
+        "ledger: given up at the first failure",
+        _LEDGER,
+        "ShardState.ABANDONED if counts[index] >= cap else ShardState.PENDING",
+        "ShardState.ABANDONED",
+    ),
+    Guard(
+        "ledger: a suspect gets company",
+        _LEDGER,
+        "        if not self._pending or any(self._num_lost[attempt.shard.index] for attempt in held):",
+        "        if not self._pending:",
+    ),
+    Guard(
+        "ledger: a suspect joins others",
+        _LEDGER,
+        "        if held and self._num_lost[self._pending[0]]:\n            return None\n",
+        "",
+    ),
+    Guard(
+        "ledger: a loss with its machine counts",
+        _LEDGER,
+        "None if with_node else self._num_lost, MAX_LOST",
+        "self._num_lost, MAX_LOST",
+        simulated=False,
+    ),
+    Guard(
+        "coordinator: rows that may still be had are given up",
+        _COORDINATOR,
+        "        if isinstance(error, Resumable):\n            self._unfinished",
+        "        if False:\n            self._unfinished",
+    ),
+    Guard(
+        "job: what stands is not listed, all is done again",
+        _JOB,
+        "    done = standing_parts(store, layout, len(job.plan))\n",
+        "    done: dict[int, int] = {}\n",
+    ),
+    Guard(
+        "job: whoever takes over believes that all was done",
+        _JOB,
+        "    done = standing_parts(store, layout, len(job.plan))\n",
+        "    done = range(len(job.plan)) if held.number > 1 else standing_parts(store, layout, len(job.plan))\n",
+    ),
+    Guard(
+        "job: sealed without asking whose the folder is",
+        _JOB,
+        "        job = _bind(store, layout, job)  # not into",
+        "        # not into",
+    ),
+    Guard(
+        "plan: today's boundaries instead of those that stand",
+        "batchrec.planning",
+        "    return standing\n",
+        "    return wanted\n",
+    ),
+    Guard(
+        "identity: another job's folder is not refused",
+        "batchrec.engine.identity",
+        '    if standing["job_id"] == wanted["job_id"]:\n        return\n',
+        "    return\n",
+    ),
+    Guard("worker: a shard without access is published", _WORKER, "        _refuse_systemic(predictions)\n", ""),
+    Guard(
+        "job: the store is not probed",
+        _JOB,
+        "    probe(store)\n",
+        "",
+        simulated=False,
+    ),
+    Guard(
+        "local: put whatever stands there",
+        _LOCAL,
+        "                os.link(staged, target)\n",
+        "                staged.replace(target)\n",
+        simulated=False,
+    ),
+    Guard(
+        "local: bytes are not synced",
+        _LOCAL,
+        "        os.fsync(descriptor)\n    finally:\n        os.close(descriptor)\n\n\ndef _make",
+        "        pass\n    finally:\n        os.close(descriptor)\n\n\ndef _make",
+        simulated=False,
+    ),
+    Guard(
+        "local: the folder is not synced",
+        _LOCAL,
+        "            try:\n                _sync_folder(target.parent)\n            except OSError",
+        "            try:\n                pass\n            except OSError",
+        simulated=False,
+    ),
+    Guard(
+        "local: a key that exists is told before its folder is synced",
+        _LOCAL,
+        "                _sync_folder(target.parent)\n                raise KeyExists",
+        "                raise KeyExists",
+        simulated=False,
+    ),
+    Guard("S3: put whatever stands there", _S3, 'mode="create", ', "", simulated=False),
+    Guard(
+        "S3: any failure of a put is taken for an object that stands",
+        _S3,
+        '            raise Uncertain(f"{key}: {found.detail}") from error',
+        "            return",
+        simulated=False,
+    ),
+)

@@ -1,0 +1,44 @@
+"""What is decided when a job begins stays decided, wherever it is resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from batchrec.engine.devices import Placement
+from batchrec.engine.identity import bind
+from batchrec.engine.sites import ThisProcess
+from batchrec.models.backends import hardware
+from batchrec.planning import plan_job
+from batchrec.spec import JobSpec, StoreOptions
+from batchrec.storage import open_store
+
+
+class GpusElsewhere(ThisProcess):
+    """A cluster with GPUs, planned from a machine without."""
+
+    def place(self, spec: JobSpec) -> Placement:
+        return Placement("cuda", 8, 4)
+
+
+@pytest.fixture
+def spec(archive: Path, tmp_path: Path) -> JobSpec:
+    return JobSpec(source=(str(archive / "manifest.parquet"),), output=str(tmp_path / "out"), pool="inline")
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("auto", "bf16"), ("fp16", "fp16"), ("fp32", "fp32")])
+def test_a_job_for_gpus_is_planned_on_a_machine_without(spec: JobSpec, asked: str, expected: str) -> None:
+    job = plan_job(spec.replace(precision=asked), site=GpusElsewhere())
+    assert (job.precision, job.placement.device) == (expected, "cuda")
+
+
+def test_a_job_resumed_on_another_kind_of_cpu_keeps_its_arithmetic(
+    spec: JobSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "cpu_has_bf16", lambda: True)
+    begun = plan_job(spec)
+    bind(open_store(spec.output, StoreOptions()), begun.identity)
+    monkeypatch.setattr(hardware, "cpu_has_bf16", lambda: False)
+    assert plan_job(spec).identity == begun.identity
+    assert plan_job(spec.replace(output=f"{spec.output}-other")).precision == "fp32"

@@ -1,0 +1,147 @@
+"""A real output is damaged, repaired, and finished by the command that made it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import batchrec
+from batchrec.storage import s3_client
+from tests.s3_server import S3Server
+
+Cli = Callable[..., tuple[int, str, str]]
+SETTINGS = {"pool": "inline", "backend": "torch-eager", "max_failure_rate": 1.0, "rows_per_shard": 32, "limit": 96}
+
+
+@pytest.fixture(scope="module")
+def sealed(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a job of three shards."""
+    out = tmp_path_factory.mktemp("sealed") / "out"
+    batchrec.submit(str(archive / "manifest.parquet"), output=str(out), **SETTINGS)
+    return out
+
+
+@pytest.fixture
+def out(sealed: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sealed, tmp_path / "out"))
+
+
+def one(out: Path, name: str) -> Path:
+    return next(path for path in out.rglob(name) if "quarantine" not in path.parts)
+
+
+def replace_part_of_a_crashed_seal(out: Path) -> None:
+    (out / "_SUCCESS").unlink()
+    one(out, "part-00000001.parquet").write_bytes(one(out, "part-00000002.parquet").read_bytes())
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "a part is cut": lambda out: one(out, "part-00000001.parquet").write_bytes(b"PAR1"),
+    "a part is gone": lambda out: one(out, "part-00000002.parquet").unlink(),
+    "all parts are gone": lambda out: shutil.rmtree(out / "predictions"),
+    "the seal is garbage": lambda out: one(out, "SEAL.json").write_bytes(b"{"),
+    "the seal is gone": lambda out: one(out, "SEAL.json").unlink(),
+    "_SUCCESS is garbage": lambda out: (out / "_SUCCESS").write_bytes(b""),
+    "errors are gone": lambda out: one(out, "errors.parquet").unlink(),
+    "the binding is gone": lambda out: (out / "_batchrec" / "OUTPUT.json").unlink(),
+    "the binding is garbage": lambda out: (out / "_batchrec" / "OUTPUT.json").write_bytes(b"\xff"),
+    "the plan is garbage": lambda out: one(out, "plan.parquet").write_bytes(b"PAR1"),
+    "the plan is gone": lambda out: one(out, "plan.parquet").unlink(),
+    "the report is garbage": lambda out: (out / "report.json").write_bytes(b"<html>"),
+    "a foreign part": lambda out: shutil.copy(
+        one(out, "part-00000000.parquet"), one(out, "part-00000000.parquet").with_name("copy.parquet")
+    ),
+    "a part replaced between the seal and _SUCCESS": replace_part_of_a_crashed_seal,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_repair_and_the_same_command_make_a_damaged_output_whole(
+    damage: Callable[[Path], object], out: Path, archive: Path, run_cli: Cli
+) -> None:
+    rows = json.loads(run_cli("verify", out, "--json")[1])["rows_sha256"]
+    damage(out)
+    code, said, err = run_cli("repair", out, "--yes", "--json")
+    assert code == 0, err
+    assert json.loads(said)["moved_to"] or not json.loads(said)["moved"]
+    batchrec.submit(str(archive / "manifest.parquet"), output=str(out), **SETTINGS)
+    code, said, err = run_cli("verify", out, "--json")
+    found = json.loads(said)
+    assert (code, found["faults"], found["complete"], found["rows"]) == (0, [], True, 96)
+    assert found["rows_sha256"] == rows
+    assert run_cli("report", out)[0] == 0
+    assert run_cli("repair", out)[1] == "nothing to repair\n"
+
+
+def test_without_yes_and_without_a_terminal_nothing_is_changed(out: Path, run_cli: Cli) -> None:
+    one(out, "part-00000001.parquet").write_bytes(b"")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    code, said, err = run_cli("repair", out)
+    assert (code, said) == (2, "")
+    assert "move away _SUCCESS: " in err
+    assert "shards to be done again: 1" in err
+    assert err.splitlines()[-1] == "batchrec: nothing was changed, as nobody could be asked; say --yes"
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_repair_says_what_it_moved_and_what_comes_next(out: Path, run_cli: Cli) -> None:
+    one(out, "part-00000001.parquet").write_bytes(b"")
+    code, said, _ = run_cli("repair", out, "--yes")
+    assert code == 0
+    assert said.splitlines()[0].startswith(f"moved 4 objects to {out}/_batchrec/quarantine/")
+    assert said.splitlines()[1].startswith("shards to be done: 1; run the job's own command again")
+    assert run_cli("status", out)[1].startswith("not complete: 2 of 3 parts")
+
+
+def test_a_complete_output_is_not_opened_when_its_manifest_is_gone(archive: Path, tmp_path: Path, run_cli: Cli) -> None:
+    home = tmp_path / "archive"
+    shutil.copytree(archive, home)
+    out = tmp_path / "out"
+    batchrec.submit(str(home / "manifest.parquet"), output=str(out), **SETTINGS)
+    one(out, "part-00000001.parquet").unlink()
+    home.rename(tmp_path / "moved")
+    code, _, err = run_cli("repair", out, "--yes")
+    assert (code, "that is not possible: no manifest at" in err) == (3, True)
+    assert (out / "_SUCCESS").exists()
+    assert run_cli("repair", out, "--yes", "--manifest", tmp_path / "moved" / "manifest.parquet")[0] == 0
+    batchrec.submit(str(tmp_path / "moved" / "manifest.parquet"), output=str(out), **SETTINGS)
+    assert run_cli("verify", out)[0] == 0
+
+
+def test_a_damaged_output_names_the_command_that_repairs_it(out: Path, archive: Path, run_cli: Cli) -> None:
+    command = (
+        "submit",
+        archive / "manifest.parquet",
+        "-o",
+        out,
+        "--limit",
+        96,
+        "--pool",
+        "inline",
+        "--backend",
+        "torch-eager",
+    )
+    one(out, "part-00000001.parquet").unlink()
+    code, _, err = run_cli(*command)
+    assert (code, f"`batchrec repair {out}`" in err) == (3, True)
+    (out / "_SUCCESS").unlink()
+    one(out, "part-00000002.parquet").write_bytes(b"PAR1")
+    code, _, err = run_cli(*command)
+    assert (code, f"`batchrec repair {out}`" in err) == (3, True)
+
+
+def test_an_output_in_a_bucket_is_repaired(s3_server: S3Server, sealed: Path, archive: Path, run_cli: Cli) -> None:
+    s3_client._client.cache_clear()
+    for path in sealed.rglob("*"):
+        if path.is_file():
+            s3_server.put("photos", f"out/{path.relative_to(sealed)}", path.read_bytes())
+    part = next(key for key in s3_server.keys("photos") if key.endswith("part-00000001.parquet"))
+    s3_server.put("photos", part, b"")
+    assert run_cli("verify", "s3://photos/out")[0] == 3
+    assert run_cli("repair", "s3://photos/out", "--yes")[0] == 0
+    batchrec.submit(str(archive / "manifest.parquet"), output="s3://photos/out", **SETTINGS)
+    assert run_cli("verify", "s3://photos/out")[0] == 0
