@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 
-from batchrec.cluster.staging import prepare_staging
+from batchrec.engine.absolute import absolute_spec
 from batchrec.engine.claims import Claim, claim
 from batchrec.engine.coordinator import Coordinator, Observer, RunCounts
 from batchrec.engine.definition import definition_record
@@ -110,8 +110,7 @@ def _prepare(store: Store, layout: Layout, job: Job) -> Job:
 def _bind(store: Store, layout: Layout, job: Job) -> Job:
     """Make the folder this job's, or find that it is, and return the job with the plan that stands."""
     bind(store, job.identity)
-    as_seen_anywhere = prepare_staging(job.spec, shared=True).spec
-    record = definition_record(job.identity, as_seen_anywhere)
+    record = definition_record(job.identity, absolute_spec(job.spec))
     create_or_compare(store, layout.spec_key, record, same=lambda _: True)  # for retries; OUTPUT.json binds
     # Whoever was first decided the boundaries; any plan of the same rows will do.
     create_or_compare(store, layout.plan_key, job.plan.to_parquet(), same=lambda _: True)

@@ -24,7 +24,9 @@ from pathlib import Path
 from tests.protocol_guards import GUARDS, Guard
 
 ROOT = Path(__file__).parent.parent
-NUM_SEEDS = 600
+NUM_SEEDS = 1200
+#: Histories that must pass with every guard in place, before one is taken out.
+NUM_INTACT = 300
 _SIMULATED_WITHIN_S = 60
 _SUITE_WITHIN_S = 300
 PROTOCOL_TESTS = (
@@ -69,7 +71,7 @@ class _Finder(MetaPathFinder):
         return importlib.util.spec_from_loader(fullname, loader)
 
 
-def _play(guard: Guard | None, out: int) -> None:
+def _play(guard: Guard | None, seeds: int, out: int) -> None:
     """Play histories until one fails, and write what was found; runs in a process of its own."""
     signal.alarm(_SIMULATED_WITHIN_S)
     if guard is not None:
@@ -78,7 +80,7 @@ def _play(guard: Guard | None, out: int) -> None:
     from tests.simulation.histories import play
 
     with seams.cut():
-        for seed in range(NUM_SEEDS):
+        for seed in range(seeds):
             try:
                 play(seed)
             except Exception as error:  # noqa: BLE001  whatever breaks, the missing guard was noticed
@@ -86,13 +88,13 @@ def _play(guard: Guard | None, out: int) -> None:
                 return
 
 
-def simulate(guard: Guard | None) -> str:
+def simulate(guard: Guard | None, seeds: int = NUM_SEEDS) -> str:
     """Return what the simulation finds wrong without a guard; empty when nothing."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            _play(guard, writing)
+            _play(guard, seeds, writing)
         finally:
             os._exit(0)
     os.close(writing)
@@ -129,6 +131,9 @@ def _all_simulated(guards: list[Guard]) -> int:
     import yaml
 
     assert all((fsspec, obstore, pyarrow, yaml))
+    if found := simulate(None, seeds=NUM_INTACT):
+        print(f"the simulation fails with every guard in place: {found}")
+        return 1
     survived = 0
     for guard in (guard for guard in guards if guard.simulated):
         began = time.monotonic()

@@ -62,7 +62,13 @@ GUARDS: tuple[Guard, ...] = (
         "        except (KeyExists, Uncertain):\n            if (found",
         "        except Uncertain:\n            return None\n        except KeyExists:\n            if (found",
     ),
-    Guard("fingerprint: another value that stands is not refused", _PUBLISHING, "if found is False:", "if False:"),
+    Guard(
+        "fingerprint: another value that stands is not refused",
+        _PUBLISHING,
+        "if found is False:",
+        "if False:",
+        simulated=False,
+    ),
     Guard(
         "fingerprint: another value that stands counts as the same",
         _PUBLISHING,
@@ -107,12 +113,21 @@ GUARDS: tuple[Guard, ...] = (
         "    if footer.num_rows != shard.num_rows or",
         "    if False and footer.num_rows != shard.num_rows or False and",
     ),
-    Guard("seal: parts that are missing are not asked for", _SEAL, "    if missing:\n", "    if False:\n"),
+    Guard(
+        "seal: parts that are missing are not asked for", _SEAL, "    if missing:\n", "    if False:\n", simulated=False
+    ),
     Guard(
         "seal: nothing is listed again",
         _SEAL,
-        "    sizes = standing_parts(store, layout, len(plan))\n    missing",
-        "    sizes = {shard.index: 0 for shard in plan}\n    missing",
+        "    standing = standing_parts(store, layout, len(plan))\n    missing",
+        "    standing = {shard.index: 0 for shard in plan}\n    missing",
+        simulated=False,
+    ),
+    Guard(
+        "seal: nothing is read again",
+        _SEAL,
+        "        footer, size = read_footer_and_size(store, key)\n",
+        "        footer, size = PartFooter(layout.job_id, shard.index, '', shard.num_rows, shard.num_rows, {}, ''), 0\n",
     ),
     Guard(
         "seal order: _SUCCESS before the seal",
@@ -252,8 +267,8 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "ledger: a loss with its machine counts",
         _LEDGER,
-        "None if with_node else self._num_lost, MAX_LOST",
-        "self._num_lost, MAX_LOST",
+        "        if with_node:\n            return",
+        "        if False:\n            return",
         simulated=False,
     ),
     Guard(

@@ -21,6 +21,7 @@ import s3fs
 import batchrec
 from batchrec.errors import ManifestError, Resumable
 from batchrec.manifest.planning import Plan
+from batchrec.output.parts import encode_part, publish_part
 from batchrec.output.verifying import Verification, verify
 from batchrec.storage import s3_client
 from tests.driven import Command
@@ -210,6 +211,18 @@ def test_a_process_killed_at_one_put_after_another_leaves_nothing_false_and_is_r
     bucket.fault = None
     last = run().ended()
     assert last.code == 0, last.err
+    assert verified(OUT) == undisturbed
+
+
+def test_a_zombie_that_publishes_after_the_seal_changes_nothing(bucket: S3Server, undisturbed: Verification) -> None:
+    assert submit() == 0
+    opened = batchrec.open(OUT)
+    stood = {key: bucket.get("photos", key) for key in bucket.keys("photos")}
+    for shard, key in enumerate(opened.parts):
+        rows = pq.read_table(pa.BufferReader(opened.store.read(key))).slice(1)  # not even the same ones
+        late = encode_part(rows, job_id=opened.layout.job_id, shard=shard, attempt_id="zombie", facts={})
+        assert publish_part(opened.store, key, late).attempt_id != "zombie"
+    assert {key: bucket.get("photos", key) for key in bucket.keys("photos")} == stood
     assert verified(OUT) == undisturbed
 
 

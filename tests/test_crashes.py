@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -22,7 +23,8 @@ from batchrec.engine.inline_pool import InlinePool
 from batchrec.engine.ledger import Ledger
 from batchrec.engine.pool import LiveCounts
 from batchrec.engine.telling import Quiet
-from batchrec.errors import Superseded
+from batchrec.errors import StorageLost, Superseded
+from batchrec.output.advising import stands
 from batchrec.output.layout import SUCCESS_KEY
 from batchrec.output.parts import encode_part, publish_part
 from batchrec.output.seal import standing_parts
@@ -38,6 +40,7 @@ from tests.output.making import (
     begin,
     part_of,
     predictions,
+    publish_all,
     rows_of,
     seal_it,
 )
@@ -69,6 +72,20 @@ class ModelFreeWorker:
 
     def close(self) -> None:
         pass
+
+
+class ThievishStore(CrashingStore):
+    """Takes an object away just before it is opened, the n-th that is."""
+
+    def __init__(self, store: Store, at: int) -> None:
+        super().__init__(store)
+        self._thieved, self._at_open = store, at
+
+    def open(self, key: str) -> BinaryIO:
+        self._at_open -= 1
+        if self._at_open == 0:
+            self._thieved.delete(key)
+        return super().open(key)
 
 
 def never(seconds: float) -> None:
@@ -209,6 +226,22 @@ def test_a_zombie_that_publishes_after_the_seal_changes_nothing(folders: Iterato
         assert standing.attempt_id != "zombie"
     seal_it(store)
     assert {info.key: store.read(info.key) for info in store.list("")} == before
+    assert_complete(store, undisturbed)
+
+
+def test_a_part_taken_away_during_the_seal_ends_the_run_resumable(folders: Iterator[Store], undisturbed: str) -> None:
+    for opened in (1, len(PLAN) + 1):  # while the footers are read, and while the errors are
+        store = next(folders)
+        publish_all(store)
+        thief = ThievishStore(store, opened)
+        with pytest.raises(StorageLost, match="taken away"):
+            seal_it(thief)
+        assert not stands(store, SUCCESS_KEY)
+    store = next(folders)
+    publish_all(store)
+    with pytest.raises(StorageLost):
+        seal_it(ThievishStore(store, 1))
+    assert run(CrashingStore(store)).num_published == 1
     assert_complete(store, undisturbed)
 
 

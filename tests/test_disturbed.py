@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -37,15 +39,25 @@ def undisturbed(long_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
-def submit(long_manifest: Path, tmp_path: Path) -> Callable[[], subprocess.Popen[str]]:
-    """Type the command that runs the job on a Ray of its own."""
+def submit(long_manifest: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Type the command that runs the job on a Ray of its own; each is the leader of a group of processes."""
     command = [sys.executable, "-m", "batchrec", "submit", long_manifest, "-o", tmp_path / "out"]
     flags = [f"--set={name}={value}" for name, value in SETTINGS.items()]
+    started = []
 
-    def start() -> subprocess.Popen[str]:
-        return subprocess.Popen([*map(str, command), *flags], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def start(*more: str) -> subprocess.Popen[str]:
+        words = [*map(str, command), *flags, *more]
+        process = subprocess.Popen(
+            words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        started.append(process)
+        return process
 
-    return start
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def wait_for_parts(out: Path, count: int, process: subprocess.Popen[str], within_s: float = 60) -> int:
@@ -57,8 +69,20 @@ def wait_for_parts(out: Path, count: int, process: subprocess.Popen[str], within
     return found
 
 
+def children_of(process: subprocess.Popen[str], name: str) -> list[psutil.Process]:
+    found = [child for child in psutil.Process(process.pid).children(recursive=True) if name in child.name()]
+    assert found, name
+    return found
+
+
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    return [child for child in psutil.Process(process.pid).children(recursive=True) if "_WorkerActor" in child.name()]
+    return children_of(process, "_WorkerActor")
+
+
+def assert_unfinished(out: Path) -> None:
+    """Sound as far as it is, and never called complete."""
+    found = verified(out)
+    assert (found.faults, found.complete, (out / "_SUCCESS").exists()) == ((), False, False)
 
 
 def test_a_worker_killed_in_mid_run_costs_no_row(
@@ -71,6 +95,85 @@ def test_a_worker_killed_in_mid_run_costs_no_row(
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert "was lost and is replaced" in errors
+    assert verified(tmp_path / "out") == undisturbed
+
+
+def test_a_worker_that_stands_still_for_a_while_costs_no_row_and_is_not_replaced(
+    submit: Callable[[], subprocess.Popen[str]], undisturbed: Verification, tmp_path: Path
+) -> None:
+    process = submit()
+    wait_for_parts(tmp_path / "out", 3, process)
+    workers = workers_of(process)
+    for worker in workers:
+        worker.suspend()
+    time.sleep(3)
+    for worker in workers:
+        worker.resume()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "was lost" not in errors
+    assert verified(tmp_path / "out") == undisturbed
+
+
+def test_a_worker_that_stands_still_for_longer_than_the_stall_limit_is_replaced(
+    submit: Callable[..., subprocess.Popen[str]], undisturbed: Verification, tmp_path: Path
+) -> None:
+    process = submit("--stall", "15s", "--decode-within", "5s")
+    wait_for_parts(tmp_path / "out", 3, process)
+    workers = workers_of(process)
+    for worker in workers:
+        worker.suspend()
+    _, errors = process.communicate(timeout=180)
+    assert process.returncode == 0, errors
+    assert re.search(r"was lost and is replaced: (no row of shard \d+.* finished for|it hangs in)", errors), errors
+    assert not any(worker.is_running() and worker.status() == psutil.STATUS_STOPPED for worker in workers)
+    assert verified(tmp_path / "out") == undisturbed
+
+
+def test_a_run_whose_ray_dies_or_that_has_three_seconds_to_live_ends_resumable_and_the_same_command_ends_it(
+    submit: Callable[[], subprocess.Popen[str]], undisturbed: Verification, tmp_path: Path
+) -> None:
+    standing = 0
+    for name in ("raylet", "gcs_server"):
+        process = submit()
+        standing = wait_for_parts(tmp_path / "out", standing + 3, process)
+        (vital,) = children_of(process, name)
+        vital.kill()
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 5, errors
+        verdict = f"batchrec: the Ray of this run died (found: {name}); the same command resumes"
+        assert errors.splitlines()[-1] == verdict
+        assert_unfinished(tmp_path / "out")
+    process = submit()
+    wait_for_parts(tmp_path / "out", standing + 3, process)
+    os.killpg(process.pid, signal.SIGTERM)  # as Ray stops a job: the whole group, and three seconds later for good
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=3)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode in (143, 5, -signal.SIGKILL), errors
+    assert process.returncode < 0 or "the same command resumes" in errors.splitlines()[-1]
+    assert_unfinished(tmp_path / "out")
+    last = submit()
+    _, errors = last.communicate(timeout=120)
+    assert last.returncode == 0, errors
+    assert verified(tmp_path / "out") == undisturbed
+
+
+def test_a_coordinator_stopped_while_its_workers_live_on_finds_its_job_taken_over(
+    submit: Callable[..., subprocess.Popen[str]], undisturbed: Verification, tmp_path: Path
+) -> None:
+    first = submit()
+    wait_for_parts(tmp_path / "out", 3, first)
+    os.kill(first.pid, signal.SIGSTOP)
+    second = submit("--takeover")
+    _, errors = second.communicate(timeout=120)
+    assert second.returncode == 0, errors
+    os.kill(first.pid, signal.SIGCONT)
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 6, errors
+    assert errors.splitlines()[-1] == "batchrec: coordinator 2 took this job over; leave it to that one"
     assert verified(tmp_path / "out") == undisturbed
 
 

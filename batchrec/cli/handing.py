@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from batchrec.cli.clusters import cluster_verb, find, say
+from batchrec.cli.clusters import Asking, cluster_verb, say
 from batchrec.cli.telling import silence
 from batchrec.errors import BatchrecError, ClusterLost, Resumable, UsageError
 from batchrec.settings import Settings
@@ -68,7 +68,10 @@ def submit_to(address: Address, spec: JobSpec, flags: Mapping[str, Any], job_fil
     say(f"cluster {address}")
     if (summary := standing_verdict(spec)) is not None:
         return _report(summary, summary.exit_code, as_json)
-    dashboard = connect(address, no_auth=flags["no_auth"])
+    asking = Asking(address.url, flags["no_auth"], spec.store, as_json)
+    # Complete before we came, its seal does not say that this job is what it says.
+    was_sealed = _verdict(spec.output, spec.store) is not None
+    dashboard = connect(address, no_auth=asking.no_auth)
     from batchrec.cluster.submitting import Manner, hand_over
 
     manner = Manner(
@@ -83,7 +86,13 @@ def submit_to(address: Address, spec: JobSpec, flags: Mapping[str, Any], job_fil
     if flags["no_wait"]:
         _print_handed(submission, handed.attached, as_json)
         return 0
-    return _wait(dashboard, submission.submission_id, submission.spec.output, spec.store, as_json)
+    try:
+        return _wait(dashboard, submission.submission_id, submission, asking)
+    except ClusterLost:
+        summary = None if was_sealed else _verdict(submission.spec.output, spec.store, spec.max_failure_rate)
+        if summary is None:
+            raise
+        return _report(summary, summary.exit_code, as_json)
 
 
 def _print_handed(submission: Submission, attached: bool, as_json: bool) -> None:
@@ -103,52 +112,48 @@ def _print_handed(submission: Submission, attached: bool, as_json: bool) -> None
 @click.command()
 @click.argument("target")
 @cluster_verb
-def wait(
-    target: str, address: str | None, no_auth: bool, s3_endpoint: str | None, s3_region: str | None, as_json: bool
-) -> int:
-    """Wait for TARGET, a submission or the last one of an output folder; exit with its code."""
+def wait(target: str, asking: Asking) -> int:
+    """Wait for TARGET, a submission or an output folder whose submission runs or was the last; exit with its code."""
     from batchrec.cluster.submission import is_submission_id
+    from batchrec.cluster.targets import ClusterUnnamed, NothingSubmitted, output_of
 
-    options = StoreOptions(endpoint=s3_endpoint, region=s3_region)
-    if not is_submission_id(target) and (summary := _sealed(target, options)) is not None:
-        return _report(summary, summary.exit_code, as_json)
-    found = find(target, address, s3_endpoint, s3_region, no_auth=no_auth)
-    output = found.submission.spec.output if found.submission else None
+    output = None if is_submission_id(target) else target
+    if output and (summary := _verdict(output, asking.store)) is not None:
+        return _report(summary, summary.exit_code, asking.as_json)
     try:
-        dashboard = found.connect(no_auth=no_auth)
-        return _wait(dashboard, found.submission_id, output, options, as_json)
-    except ClusterLost as error:
+        found = asking.find(target)
+        dashboard = found.connect(no_auth=asking.no_auth)
+        name = found.chosen(dashboard)
+        record = next((each for each in found.submissions if each.submission_id == name), None)
+        return _wait(dashboard, name, record, asking)
+    except NothingSubmitted as error:
+        if output_of(target, asking.store) is None:
+            raise
+        raise _unfinished(target, error) from error
+    except (ClusterLost, ClusterUnnamed) as error:
         if output is None:
             raise
-        summary = _sealed(output, options)
-        if summary is None:
+        if (summary := _verdict(output, asking.store)) is None:
             raise _unfinished(output, error) from error
-        return _report(summary, summary.exit_code, as_json)
+        return _report(summary, summary.exit_code, asking.as_json)
 
 
-def _unfinished(output: str, error: ClusterLost) -> Resumable:
-    return Resumable(
-        f"the job of {output} is not complete",
-        found=error.cause,
-        advice="the same `submit` resumes it; `batchrec status` says how far it is",
-    )
+def _unfinished(output: str, error: BatchrecError) -> Resumable:
+    lost = "the same `submit` resumes it; `batchrec status` says how far it is"
+    advice = lost if isinstance(error, ClusterLost) else error.advice
+    return Resumable(f"the job of {output} is not complete", found=error.cause, advice=advice)
 
 
-def _sealed(output: str, options: StoreOptions) -> RunSummary | None:
-    """Return the verdict of a sealed folder, for the limit its last submission asked for."""
-    from batchrec.cluster.submission import submissions_of
+def _verdict(output: str, options: StoreOptions, max_failure_rate: float | None = None) -> RunSummary | None:
+    """Return the verdict of a sealed folder, for a limit or the one it was sealed with; None while it is not sealed."""
     from batchrec.cluster.targets import output_of
-    from batchrec.cluster.verdict import sealed_verdict
+    from batchrec.cluster.verdict import verdict_of
 
     opened = output_of(output, options)
-    if opened is None or opened.seal is None:
-        return None
-    records = submissions_of(opened.store)
-    spec = records[-1].spec if records else JobSpec(source=("-",), output=output)
-    return sealed_verdict(opened, model=spec.model, max_failure_rate=spec.max_failure_rate)
+    return verdict_of(opened, max_failure_rate) if opened else None
 
 
-def _wait(dashboard: Dashboard, submission_id: str, output: str | None, options: StoreOptions, as_json: bool) -> int:
+def _wait(dashboard: Dashboard, submission_id: str, record: Submission | None, asking: Asking) -> int:
     from batchrec.cluster.following import follow
 
     try:
@@ -159,16 +164,19 @@ def _wait(dashboard: Dashboard, submission_id: str, output: str | None, options:
         return EXIT_INTERRUPTED
     if not ending.is_verdict:
         raise ending.error()
-    return _report(_last_report(output or ending.job.metadata.get("output"), options), ending.exit_code, as_json)
+    output = record.spec.output if record else ending.job.metadata.get("output")
+    return _report(_told(output, submission_id, record, asking), ending.exit_code, asking.as_json)
 
 
-def _last_report(output: str | None, options: StoreOptions) -> RunSummary | None:
-    """Return the report the coordinator left; None where it cannot be read from here."""
-    from batchrec.output.reading import open_output
-    from batchrec.report.summary import RunSummary
+def _told(output: str | None, submission_id: str, record: Submission | None, asking: Asking) -> RunSummary | None:
+    """Return the verdict for the limit that a submission asked for; None where the output cannot be read from here."""
+    from batchrec.cluster.submission import read_submission, submission_key
 
+    if output is None:
+        return None
     try:
-        return RunSummary.from_json(open_output(output, options).report()) if output else None
+        record = record or read_submission(f"{output}/{submission_key(submission_id)}", asking.store)
+        return _verdict(output, asking.store, record.spec.max_failure_rate)
     except BatchrecError:
         return None
 

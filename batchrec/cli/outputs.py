@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from batchrec.cli.clusters import status_of
+from batchrec.cli.clusters import Asking, status_of
 from batchrec.engine.telling import WRITE_EVERY_S
 from batchrec.errors import OutputError, Stopped
 from batchrec.output.layout import Layout
@@ -65,7 +65,9 @@ def status(
     from batchrec.cluster.submission import is_submission_id
 
     if is_submission_id(output):
-        return status_of(output, address, no_auth=no_auth, as_json=as_json)
+        return status_of(
+            output, Asking(address, no_auth, StoreOptions(endpoint=s3_endpoint, region=s3_region), as_json)
+        )
     opened = open_named(output, s3_endpoint, s3_region)
     num_shards = len(_plan_of(opened))
     age_s = None if opened.seal else opened.progress_age_s()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import click
@@ -39,6 +40,8 @@ def run(job: str, sets: tuple[str, ...], s3_endpoint: str | None, s3_region: str
 
         submission = read_submission(job, StoreOptions(endpoint=s3_endpoint, region=s3_region))
         spec, model = submission.spec, submission.model
+        if (here := version("batchrec")) != submission.version:
+            click.echo(f"submitted with batchrec {submission.version}, coordinated by batchrec {here}", err=True)
     return run_and_report(spec, as_json, site=RayCluster(), model=model)
 
 

@@ -48,6 +48,10 @@ class Address:
         """Whether what is sent there does not leave this machine by itself; a tunnel may still take it elsewhere."""
         return _is_loopback(urlsplit(self.url).hostname or "")
 
+    def is_same(self, url: str) -> bool:
+        """Whether another URL, perhaps spelled otherwise, leads to the same dashboard."""
+        return _canonical(self.url) == _canonical(url)
+
     def __str__(self) -> str:
         return f"{self.url} (from {self.origin})"
 
@@ -177,6 +181,17 @@ def _answers(url: str) -> bool:
         return error.code in (401, 403)
     except (OSError, ValueError, http.client.HTTPException):
         return False
+
+
+def _canonical(url: str) -> tuple[str, str, int | None, str]:
+    parts = urlsplit(url)
+    host = (parts.hostname or "").rstrip(".")
+    return (
+        parts.scheme.lower(),
+        "127.0.0.1" if host in ("localhost", "::1") else host,
+        parts.port or {"http": 80, "https": 443}.get(parts.scheme.lower()),
+        parts.path.rstrip("/"),
+    )
 
 
 def _is_loopback(host: str) -> bool:

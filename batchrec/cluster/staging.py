@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from batchrec.engine.absolute import absolute_spec, is_local_model
 from batchrec.errors import ManifestError, ModelError, OutputError, UsageError
 from batchrec.manifest.definition import Manifest, ManifestFile
 from batchrec.manifest.reading import RowReader, open_manifest
 from batchrec.models.bundle import ModelSpec
 from batchrec.models.carrying import staged_key
-from batchrec.models.weights import SUFFIXES
 from batchrec.models.zoo import resolve_model
 from batchrec.records import Shard
 from batchrec.redacting import shown
 from batchrec.spec import JobSpec
-from batchrec.storage import KeyMissing, Store, create_or_compare, local_path
+from batchrec.storage import KeyMissing, Store, create_or_compare
 from batchrec.storage.policy import SCHEME
 from batchrec.storage.publishing import is_s3
 from batchrec.storage.uploading import upload_file
@@ -72,7 +70,7 @@ def prepare_staging(spec: JobSpec, *, shared: bool) -> Staging:
         ModelError: The model cannot be used.
     """
     if shared:
-        return Staging(_absolute(spec), None, ())
+        return Staging(absolute_spec(spec), None, ())
     if not is_s3(spec.output):
         raise OutputError(
             "the output folder is on this machine's disk, which the cluster cannot reach",
@@ -144,44 +142,6 @@ def _upload(file: StagedFile, store: Store, spec: JobSpec) -> None:
 
 def _changed(file: StagedFile) -> ManifestError:
     return ManifestError(f"{file.path} changed while it was being staged", advice="run again when nobody writes to it")
-
-
-def _absolute(spec: JobSpec) -> JobSpec:
-    """Return a job whose local paths mean the same in every folder of every node."""
-    return spec.replace(
-        source=tuple(map(_absolute_path, spec.source)),
-        output=_absolute_path(spec.output),
-        input_roots=tuple(map(_absolute_path, spec.input_roots)),
-        labels=None if spec.labels is None else _absolute_path(spec.labels),
-        model=_absolute_model(spec.model),
-    )
-
-
-def _absolute_path(url: str) -> str:
-    return url if is_s3(url) else os.path.abspath(os.path.expanduser(local_path(url)))  # noqa: PTH100, PTH111
-
-
-def _absolute_model(name: str) -> str:
-    scheme, _, rest = name.partition(":")
-    if scheme == "file":
-        path, plus, architecture = rest.rpartition("+")
-        return f"file:{_absolute_path(path)}+{architecture}" if plus and path else name
-    if scheme == "torchvision":
-        architecture, at, weights = rest.partition("@")
-        return f"torchvision:{architecture}@{_absolute_path(weights)}" if at and _is_file_name(weights) else name
-    return _absolute_path(name) if is_local_model(name) else name
-
-
-def is_local_model(name: str) -> bool:
-    """Whether a model string names something on this disk."""
-    scheme, colon, rest = name.partition(":")
-    if colon and scheme == "torchvision":
-        return _is_file_name(rest.partition("@")[2])
-    return (bool(colon) and scheme == "file") or (not re.fullmatch(r"[\w-]+", name)) or Path(name).is_dir()
-
-
-def _is_file_name(weights: str) -> bool:
-    return "/" in weights or weights.endswith(SUFFIXES)
 
 
 def _staged_model(spec: JobSpec) -> tuple[ModelSpec | None, tuple[StagedFile, ...]]:

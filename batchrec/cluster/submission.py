@@ -6,13 +6,14 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from batchrec.errors import OutputError, UsageError
 from batchrec.models.bundle import ModelSpec
 from batchrec.models.preprocessing import Preprocess
+from batchrec.redacting import shown
 from batchrec.spec import JobSpec, StoreOptions
 from batchrec.storage import KeyMissing, Store, create_or_compare, open_store
 
@@ -70,6 +71,8 @@ class Submission:
             UsageError: It was written by a version that knows other settings.
         """
         try:
+            if plain["format"] != _FORMAT:
+                raise ValueError(f"format {plain['format']!r}, not {_FORMAT}")
             model = None if plain["model"] is None else _model(plain["model"])
             return cls(
                 spec=JobSpec.from_json(plain["spec"]),
@@ -170,13 +173,22 @@ def latest_attempt(store: Store, name: str) -> Submission | None:
     return _parsed(store, submission_key(f"{name}-{max(numbers)}")) if numbers else None
 
 
-def submissions_of(store: Store) -> list[Submission]:
-    """Return all submissions to an output folder, the first first.
+def submissions_of(store: Store, unreadable: Callable[[str], None] = lambda _: None) -> list[Submission]:
+    """Return the submissions to an output folder that can be read, the first first.
 
-    Raises:
-        OutputError: One cannot be read.
+    Args:
+        store: The folder.
+        unreadable: Told a line about each that cannot: another version's, or damaged.
     """
-    found = [_parsed(store, info.key) for info in store.list(SUBMISSIONS_PREFIX) if info.key.endswith(".json")]
+    found = []
+    for info in store.list(SUBMISSIONS_PREFIX):
+        if info.key.endswith(".json"):
+            try:
+                found.append(_parsed(store, info.key))
+            except (OutputError, UsageError) as error:
+                unreadable(f"left out {shown(info.key)}: {error.cause}")
+            except KeyMissing:
+                continue  # removed since it was listed
     return sorted(found, key=lambda each: (each.submitted_at, each.attempt))
 
 

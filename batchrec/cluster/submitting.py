@@ -79,10 +79,11 @@ def _attempt(store: Store, name: str, dashboard: Dashboard) -> tuple[int, Submis
     last = latest_attempt(store, name)
     if last is None:
         return 1, None
-    job = dashboard.job(last.submission_id) if last.address == dashboard.address.url else None
+    here = dashboard.address.is_same(last.address)
+    job = dashboard.job(last.submission_id) if here else None
     if job is not None and not job.has_ended:
         return last.attempt, last
-    if job is None and last.address == dashboard.address.url and time.time() - last.submitted_at < _HANDING_OVER_S:
+    if job is None and here and time.time() - last.submitted_at < _HANDING_OVER_S:
         return last.attempt, None
     return last.attempt + 1, None
 

@@ -254,7 +254,12 @@ def _refuse_if_alive(
     sleep: Callable[[float], None],
     patience_s: float,
 ) -> None:
-    other = _read_driver(store, claim_key(layout, number))
+    try:
+        other = _read_driver(store, claim_key(layout, number))
+    except KeyMissing as error:
+        raise StorageLost(
+            f"{store.url} was emptied while this job began", found=f"no {error}", advice="run the same command again"
+        ) from error
     who = f"process {other.pid} on {other.host}"
     if _json_object(_last_beat(store, layout, number)).get("ended") is True:
         return

@@ -23,6 +23,8 @@ _LOCAL_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 _OBJECT_STORE_BYTES = 100 * 2**20
+#: Without these Ray ends its driver, after up to a minute, with a log line and exit code 1.
+_VITAL = ("raylet", "gcs_server")
 #: Resource of the node that is the head.
 _HEAD = "node:__internal_head__"
 
@@ -53,6 +55,15 @@ def start_local_ray(num_cpus: int) -> None:
             configure_logging=False,
             log_to_driver=True,
         )
+
+
+def missing_of_own_ray() -> str:
+    """Name the processes of this process's own Ray that are dead and that it cannot do without."""
+    from ray._private import worker
+
+    node = worker._global_node  # no public name tells of it
+    dead = [name for name, _ in node.dead_processes()] if node is not None else []
+    return ", ".join(name for name in dead if name in _VITAL)
 
 
 def join_ray() -> None:

@@ -26,6 +26,7 @@ from batchrec.engine.pool import (
     WorkerReady,
 )
 from batchrec.engine.ray_connection import cluster_nodes, num_pending_nodes
+from batchrec.errors import ClusterLost
 from batchrec.records import Attempt
 
 _IDLE_S = 0.1
@@ -47,10 +48,18 @@ class RayPool:
         make_worker: Makes one worker, in the actor's process.
         placement: What a worker asks for.
         shards_per_worker: Attempts a worker takes at once.
+        missing: Names what died of the Ray that runs them, before Ray ends this process for it without a word.
     """
 
-    def __init__(self, make_worker: Callable[[], Runner], placement: Placement, *, shards_per_worker: int = 2) -> None:
-        self.shards_per_worker = shards_per_worker
+    def __init__(
+        self,
+        make_worker: Callable[[], Runner],
+        placement: Placement,
+        *,
+        shards_per_worker: int = 2,
+        missing: Callable[[], str] = lambda: "",
+    ) -> None:
+        self.shards_per_worker, self._missing = shards_per_worker, missing
         self._placement = placement
         # One thread for each attempt, one for live_counts, so that counting never waits behind work.
         self._actor_class = ray.remote(
@@ -86,6 +95,8 @@ class RayPool:
             return self._wait(timeout_s)
 
     def _wait(self, timeout_s: float) -> list[Event]:
+        if missing := self._missing():
+            raise ClusterLost("the Ray of this run died", found=missing, advice="the same command resumes")
         self._count()
         waiting = list(self._waiting)
         if not waiting:
@@ -124,8 +135,9 @@ class RayPool:
 
     def close(self) -> None:
         """See :class:`batchrec.engine.pool.Pool`."""
-        for actor in self._actors.values():
-            ray.kill(actor.handle, no_restart=True)
+        if not self._missing():
+            for actor in self._actors.values():
+                ray.kill(actor.handle, no_restart=True)
         self._actors.clear()
         self._waiting.clear()
         self._counting.clear()

@@ -56,11 +56,11 @@ class OwnRay:
     @contextmanager
     def open_pool(self, placement: Placement, make_worker: Callable[[], Runner]) -> Iterator[Pool]:
         """See :class:`Site`."""
-        from batchrec.engine.ray_connection import own_ray
+        from batchrec.engine.ray_connection import missing_of_own_ray, own_ray
         from batchrec.engine.ray_pool import RayPool
 
         with own_ray(num_cpus=placement.num_threads * placement.num_workers):
-            yield RayPool(make_worker, placement)
+            yield RayPool(make_worker, placement, missing=missing_of_own_ray)
 
 
 class RayCluster:

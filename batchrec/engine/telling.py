@@ -12,6 +12,7 @@ from batchrec.engine.coordinator import Observer
 from batchrec.output.advising import advise_bytes
 from batchrec.output.layout import Layout
 from batchrec.records import WorkerFacts
+from batchrec.redacting import shown
 from batchrec.stats import RunProgress
 from batchrec.storage import Store
 
@@ -96,6 +97,8 @@ class Journal:
         self._writer.close()
 
     def _note(self, line: str) -> None:
+        # What workers raise quotes URIs, and everybody who may read the output reads this.
+        line = shown(" ".join(line.splitlines()))
         self._lines.append(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {line}")
 
     def _put_log(self) -> None:

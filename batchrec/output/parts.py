@@ -138,9 +138,15 @@ def read_footer(store: Store, key: str) -> PartFooter:
         UnreadablePart: What is stored there is not a part.
         StorageLost: It could not be read, which says nothing of what it is.
     """
+    return read_footer_and_size(store, key)[0]
+
+
+def read_footer_and_size(store: Store, key: str) -> tuple[PartFooter, int]:
+    """Read the footer of a published part, and the bytes of that same object; raises as :func:`read_footer`."""
     with store.open(key) as stream:
         try:
-            return decode_footer(pq.ParquetFile(pa.PythonFile(stream, mode="r")).metadata)
+            size = stream.seek(0, io.SEEK_END)
+            return decode_footer(pq.ParquetFile(pa.PythonFile(stream, mode="r")).metadata), size
         except (pa.ArrowException, OSError) as error:
             # Arrow says OSError of a damaged footer too; only the system's own errors carry a number.
             if isinstance(error, OSError) and error.errno is not None:

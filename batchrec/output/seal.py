@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from batchrec.errors import OutputError, StorageLost
 from batchrec.output.digest import table_sha256
 from batchrec.output.layout import PREDICTIONS_PREFIX, SUCCESS_KEY, Layout
-from batchrec.output.parts import PartFooter, UnreadablePart, read_footer
+from batchrec.output.parts import PartFooter, UnreadablePart, read_footer_and_size
 from batchrec.output.schema import ERROR, errors_schema
 from batchrec.output.tables import read_table
 from batchrec.records import Shard
@@ -158,8 +158,8 @@ def read_seal(store: Store, layout: Layout) -> Seal | None:
 
 
 def _read_parts(store: Store, layout: Layout, plan: Sequence[Shard]) -> Iterator[SealedPart]:
-    sizes = standing_parts(store, layout, len(plan))
-    missing = [shard.index for shard in plan if shard.index not in sizes]
+    standing = standing_parts(store, layout, len(plan))
+    missing = [shard.index for shard in plan if shard.index not in standing]
     if missing:
         raise StorageLost(
             f"{len(missing)} of {len(plan)} parts are missing",
@@ -168,10 +168,12 @@ def _read_parts(store: Store, layout: Layout, plan: Sequence[Shard]) -> Iterator
         )
     with ThreadPoolExecutor(_READERS) as threads:
         footers = threads.map(lambda shard: _checked_footer(store, layout, shard), plan)
-        for shard, footer in zip(plan, footers, strict=True):
+        # The size is that of the object whose footer was read: between listing and reading one may have been
+        # moved away and its shard done anew.
+        for shard, (footer, size) in zip(plan, footers, strict=True):
             yield SealedPart(
                 shard.index,
-                sizes[shard.index],
+                size,
                 footer.attempt_id,
                 footer.num_rows,
                 footer.num_ok,
@@ -180,17 +182,17 @@ def _read_parts(store: Store, layout: Layout, plan: Sequence[Shard]) -> Iterator
             )
 
 
-def _checked_footer(store: Store, layout: Layout, shard: Shard) -> PartFooter:
+def _checked_footer(store: Store, layout: Layout, shard: Shard) -> tuple[PartFooter, int]:
     key = layout.part_key(shard.index)
     try:
-        footer = read_footer(store, key)
+        footer, size = read_footer_and_size(store, key)
     except UnreadablePart as error:
         raise _bad_part(store, key, str(error)) from error
     if (footer.job_id, footer.shard) != (layout.job_id, shard.index):
         raise _bad_part(store, key, f"shard {footer.shard} of job {footer.job_id[:12]}")
     if footer.num_rows != shard.num_rows or footer.num_ok + sum(footer.num_errors.values()) != shard.num_rows:
         raise _bad_part(store, key, f"{footer.num_rows} rows where the plan has {shard.num_rows}")
-    return footer
+    return footer, size
 
 
 def _bad_part(store: Store, key: str, found: str) -> OutputError:

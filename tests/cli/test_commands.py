@@ -49,7 +49,9 @@ def test_the_help_of_a_job_names_every_setting(verb: str, run_cli: Cli) -> None:
     assert [setting.flag for setting in SETTINGS if setting.flag not in words] == []
 
 
-@pytest.mark.parametrize("verb", [verb for verb in verbs() if verb not in (("models",), ("k8s",), ("schema",))], ids=" ".join)
+@pytest.mark.parametrize(
+    "verb", [verb for verb in verbs() if verb not in (("models",), ("k8s",), ("schema",))], ids=" ".join
+)
 def test_every_verb_speaks_json(verb: tuple[str, ...], run_cli: Cli) -> None:
     assert "--json" in run_cli(*verb, "--help")[1]
 

@@ -19,7 +19,8 @@ def job_file(archive: Path, tmp_path: Path) -> Path:
     """A job of which a twentieth fails, and a hundredth may."""
     path = tmp_path / "job.yaml"
     path.write_text(
-        f"source: {archive / 'manifest.parquet'}\noutput: {tmp_path / 'out'}\nmax_failure_rate: 0.01\nbackend: openvino\n"
+        f"source: {archive / 'manifest.parquet'}\noutput: {tmp_path / 'out'}\n"
+        "max_failure_rate: 0.01\nbackend: openvino\n"
     )
     return path
 

@@ -105,7 +105,8 @@ class Audit:
     def superseded_for_s(self, process: Process) -> float:
         """Return for how long a higher claim than a coordinator's has stood; 0 while none does."""
         mine = max((key for key, owner in self._drivers.items() if owner is process), default="")
-        later = [self._beats[key][0] for key in self._drivers if key > mine > ""]
+        of_this_job = [key for key in self._drivers if key.rpartition("/")[0] == mine.rpartition("/")[0]]
+        later = [self._beats[key][0] for key in of_this_job if key > mine]
         return self._now() - min(later) if later else 0.0
 
     def foreign(self, key: str) -> bool:

@@ -119,6 +119,9 @@ def _fault_of_refusal(world: World, process: Process, said: str) -> str:
         others = [each for each in world.coordinators if each is not process and each.died_at >= process.born_at]
         named = [f"process {each.pid} on {each.host}" for each in others if world.audit.runs[each].job == run.job]
         return "" if any(name in said for name in named) else "nobody else runs it"
+    if "holds other things already" in said:
+        # It looked for a binding, was held up, and meanwhile another coordinator bound the folder and finished.
+        return "" if bound else "the folder held nothing else"
     if "another job" in said:
         return "" if bound != run.job_id else "the folder is its own"
     if "not a part of this job" in said or "not the part this job wrote" in said:
@@ -134,18 +137,19 @@ def settle(world: World) -> None:
     """
     world.say("--- from here on nothing is disturbed")
     world.fault_rate, world.armed, world.expired, world.chatty = 0.0, [], False, False
-    world.tidy()
+    world.poison = "" if world.poison == "gone" else world.poison
     sleepers = [process for process in world.living() if process.stopped_until > world.scheduler.now]
     for process in sleepers:
         process.stopped_until = float("inf")
     world.until(lambda: all(process in sleepers for process in world.living()), seconds=1e6)
     if set(world.living()) - set(sleepers):
         raise Violation("a coordinator nobody disturbs does not end")
+    world.tidy()
     job = _job_of(world)
     layout = Layout(_resume(world, job))
     before = _standing(world)
     for process in sleepers:
-        process.stopped_until = 0.0
+        process.stopped_until = world.scheduler.now
     world.until(lambda: False, seconds=1e6)
     after = _standing(world)
     changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}

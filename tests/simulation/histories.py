@@ -6,6 +6,8 @@ import random
 from collections.abc import Callable
 from functools import lru_cache
 
+from batchrec.manifest.planning import plan_shards
+from batchrec.output.layout import Layout
 from tests.output import making
 from tests.simulation import seams, work
 from tests.simulation.ending import settle
@@ -22,7 +24,7 @@ def play(seed: int, tell: Callable[[str], None] | None = None) -> World:
         Violation: An invariant does not hold.
     """
     rng = random.Random(f"history {seed}")
-    poison = rng.choice(("raise", "kill")) if rng.random() < 0.1 else ""
+    poison = rng.choice(("raise", "kill", "gone")) if rng.random() < 0.15 else ""
     world = World(seed, fault_rate=rng.choice(_FAULT_RATES), poison=poison, tell=tell)
     try:
         calmness = rng.choice((0.2, 0.5, 0.8))
@@ -84,9 +86,13 @@ def litter(world: World, rng: random.Random) -> None:
     """Put rubbish, or a part of a job whose id begins alike, where a part belongs."""
     shard = rng.randrange(5)
     bound = str(world.audit.bound_job_id())
-    job_id = rng.choice((bound, bound[:12] + "f" * 52))
-    part = _foreign_part(job_id, shard)
-    world.litter(shard, rng.choice((b"", b"rubbish", part[:-40], part, part)))
+    planned = world.plan(Layout(bound))
+    own, alike = (_foreign_part(job_id, shard) for job_id in (bound, bound[:12] + "f" * 52))
+    fits = (
+        shard < len(planned)
+        and planned[shard] == plan_shards(work.ROWS_BY_FILE, work.ROWS_PER_SHARD[0], None)[shard].num_rows
+    )
+    world.litter(shard, rng.choice((b"", b"rubbish", alike[:-40], alike, alike if fits else own)))
 
 
 def tidy(world: World, rng: random.Random) -> None:
@@ -94,16 +100,23 @@ def tidy(world: World, rng: random.Random) -> None:
 
 
 def wipe(world: World, rng: random.Random) -> None:
-    """Empty the folder while every coordinator is stopped or gone."""
-    if rng.random() < 0.2 and all(p.stopped_until > world.scheduler.now for p in world.living()):
+    """Empty the folder while every coordinator is stopped or gone, and let one of the jobs have it.
+
+    Not under one that is sealing: it would seal what it read before, and nothing but a lock could stop it.
+    """
+    sealing = any(world.is_sealing(process) for process in world.living())
+    if world.one_version and rng.random() < 0.5 and not sealing:
+        for process in world.living():
+            world.stop(process, rng.choice((60.0, 300.0)))
         world.wipe()
-        start(world, rng)
+        world.start(rng.choice(work.JOBS), host=rng.choice(HOSTS))
 
 
 @lru_cache(64)
 def _foreign_part(job_id: str, shard: int) -> bytes:
-    # Of another plan, or of another job whose id begins with the same characters.
-    return making.part_of(making.PLAN[shard], job_id=job_id)
+    # As many rows as planned, so that nothing but the job gives it away, or as another plan has.
+    planned = plan_shards(work.ROWS_BY_FILE, work.ROWS_PER_SHARD[0], None)[shard]
+    return making.part_of(planned, job_id=job_id)
 
 
 ACTS: tuple[Callable[[World, random.Random], None], ...] = (
@@ -121,6 +134,7 @@ ACTS: tuple[Callable[[World, random.Random], None], ...] = (
     partition_worker,
     jump_clock,
     expire,
+    litter,
     litter,
     tidy,
     wipe,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -10,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from batchrec.engine.identity import identify
-from batchrec.errors import ErrorCode, ImageError
+from batchrec.errors import ErrorCode, ImageError, StorageLost
 from batchrec.manifest.definition import Columns, Manifest, ManifestFile
 from batchrec.manifest.rows import Rows
 from batchrec.models.bundle import ModelSpec
@@ -84,7 +85,7 @@ def _predictions(first: int, count: int) -> ShardPredictions:
 def _expired(first: int, count: int) -> ShardPredictions:
     found = _predictions(first, count)
     errors = {row: ImageError(ErrorCode.CREDENTIALS_EXPIRED, "expired") for row in range(count)}
-    stats = ShardStats(num_errors=ShardStats().num_errors + {ErrorCode.CREDENTIALS_EXPIRED.value: count})
+    stats = ShardStats(num_errors=Counter({ErrorCode.CREDENTIALS_EXPIRED.value: count}))
     return ShardPredictions(
         found.top_labels,
         found.top_scores,
@@ -139,10 +140,13 @@ class _Result:
 
         Raises:
             ValueError: Its images are poison.
+            StorageLost: They cannot be had for now.
         """
         fate = self.world.predicting(self.first)
         if fate == "raise":
             raise ValueError("poison")
+        if fate == "gone":
+            raise StorageLost("the images of this shard are gone for now", advice="run again")
         return _expired(self.first, self.count) if fate == "expired" else _predictions(self.first, self.count)
 
 

@@ -1,0 +1,68 @@
+"""Histories of the protocol under faults, by seed."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from batchrec.output.parts import encode_part
+from tests.output import making
+from tests.simulation import work
+from tests.simulation.ending import settle
+from tests.simulation.faults import Violation
+from tests.simulation.histories import play
+from tests.simulation.world import World
+
+NUM_SEEDS = 300
+
+
+def test_every_invariant_holds_in_the_first_histories() -> None:
+    steps = sum(play(seed).scheduler.steps for seed in range(NUM_SEEDS))
+    assert steps > 100 * NUM_SEEDS
+
+
+@pytest.mark.parametrize("seed", [5203, 8871, 2655])
+def test_what_once_failed_holds_now(seed: int) -> None:
+    play(seed)
+
+
+def test_the_same_seed_tells_the_same_history() -> None:
+    told: list[list[str]] = [[], []]
+    for lines in told:
+        play(11, tell=lines.append)
+    assert told[0] == told[1]
+    assert len(told[0]) > 100
+
+
+def test_an_undisturbed_job_ends_like_an_undisturbed_job() -> None:
+    world = World(0)
+    settle(world)
+    world.close()
+    assert sum(world.plan(making.Layout(world.audit.bound_job_id() or ""))) == work.NUM_ROWS
+
+
+def test_the_audit_sees_a_part_that_is_written_over() -> None:
+    world = World(0)
+    process = world.start()
+    world.until(lambda: not process.alive)
+    key = next(key for key in world.bucket.objects if key.startswith("predictions/"))
+    world.scheduler.spawn(world.start(), "vandal", lambda: world.store.overwrite(key, b""))
+    with pytest.raises(Violation, match="wrote over"):
+        world.until(lambda: False)
+    world.close()
+
+
+def test_the_check_sees_a_row_that_differs() -> None:
+    world = World(0)
+    process = world.start()
+    world.until(lambda: not process.alive)
+    key = sorted(key for key in world.bucket.objects if key.startswith("predictions/"))[0]
+    job_id = str(world.audit.bound_job_id())
+    rows = making.rows_of(making.PLAN[0])
+    data = encode_part(rows, job_id=job_id, shard=0, attempt_id="", facts={})
+    assert io.BytesIO(data).read(4) == b"PAR1"
+    world.bucket.put(key, data, 0.0)
+    with pytest.raises(Violation):
+        settle(world)
+    world.close()
