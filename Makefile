@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+SEEDS ?= 100000
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-cluster test-slow test-gpu check lint types layers clean
+.PHONY: demo test test-cluster test-slow test-gpu soak mutants check lint types layers clean
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and "batchrec needs Python 3.11 or newer; make PYTHON=python3.12 ...")'
@@ -30,6 +31,12 @@ test-slow: $(INSTALLED)
 
 test-gpu: $(INSTALLED)
 	$(PYTEST) -m gpu
+
+soak: $(INSTALLED)  ## histories of the simulation, SEEDS of them; prints the first that fails and how to replay it
+	$(BIN)/python -m tests.simulation.soak --seeds $(SEEDS)
+
+mutants: $(INSTALLED)  ## every guard of the protocol taken out in turn; something must notice each time
+	$(BIN)/python -m tests.mutants
 
 check: lint types layers  ## everything that reads the code instead of running it
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -147,7 +148,7 @@ class Audit:
         if owner is None or owner is by or not owner.alive or (beat and json.loads(beat.data)["ended"]):
             return True
         signs = [*self._beats[claim], self._now()]
-        return max(b - a for a, b in zip(signs, signs[1:], strict=False)) >= PATIENCE_S - _ROUNDING_S
+        return max(b - a for a, b in itertools.pairwise(signs)) >= PATIENCE_S - _ROUNDING_S
 
     def _judge_owner(self, process: Process, key: str) -> None:
         run, bound = self.runs.get(process), self.bound_job_id()
