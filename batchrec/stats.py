@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 STAGES = ("fetch", "decode", "predict", "write")
@@ -90,3 +90,9 @@ class RunProgress:
     workers: Mapping[str, int] = field(default_factory=dict)
     attempts: Mapping[str, int] = field(default_factory=dict)
     fill: Mapping[str, float] = field(default_factory=dict)
+
+
+def mean_fill(fills: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return how full queues are on average, by name; those that said nothing yet are left out."""
+    filled = [fill for fill in fills if fill]
+    return {name: sum(fill[name] for fill in filled) / len(filled) for name in (filled[0] if filled else ())}

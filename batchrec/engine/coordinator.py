@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
@@ -12,7 +12,7 @@ from batchrec.engine.pool import AttemptFailed, AttemptPublished, Event, Pool, W
 from batchrec.engine.stalling import StallWatch
 from batchrec.errors import AccessLost, DeadlineReached, Refused, Resumable, Superseded, WorkersLost
 from batchrec.records import Shard, WorkerFacts
-from batchrec.stats import RunProgress, ShardStats
+from batchrec.stats import RunProgress, ShardStats, mean_fill
 
 #: What may happen in a row, with no part published between, before the run ends. Two shards that kill their
 #: workers to the cap are passed; a machine that kills every worker is not.
@@ -268,7 +268,7 @@ class Coordinator:
                     "failed": counts.num_attempts_failed,
                     "lost": counts.num_attempts_lost,
                 },
-                fill=_mean([each.fill for each in live.values()]),
+                fill=mean_fill([each.fill for each in live.values()]),
             )
         )
         if not self._ready:
@@ -295,8 +295,3 @@ class Coordinator:
             self._abandon(shard, reason)
             self._ledger.settle(shard.index)
             self.counts.num_given_up += 1
-
-
-def _mean(fills: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    filled = [fill for fill in fills if fill]
-    return {name: sum(fill[name] for fill in filled) / len(filled) for name in (filled[0] if filled else ())}

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -44,7 +45,10 @@ def scrape(port: int, *, until: str, sum_to: float, within_s: float = 60) -> dic
     """Read the endpoint until all shards are done there: Ray passes values on every ten seconds."""
     give_up_at = time.monotonic() + within_s
     while True:
-        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
+        try:
+            text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
+        except urllib.error.URLError as error:
+            text = f"the endpoint is not there yet: {error}"
         found = dict(samples(text))
         if found.get("shards state=done") == sum_to:
             return found
