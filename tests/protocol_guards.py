@@ -364,4 +364,12 @@ GUARDS: tuple[Guard, ...] = (
         "            return",
         simulated=False,
     ),
+    Guard(
+        "S3: a 409 is told as unclear rather than as an object that stands",
+        _S3,
+        "found.trouble in (Trouble.EXISTS, Trouble.CHANGED)",
+        "found.trouble is Trouble.CHANGED",
+        simulated=False,
+        equivalent="both are settled by the same read-back",
+    ),
 )

@@ -112,7 +112,7 @@ class Audit:
 
     def foreign(self, key: str) -> bool:
         """Whether what stands under the name of a part is another's, or no part."""
-        footer = _footer(self._bucket.objects[key].data) if key in self._bucket.objects else None
+        footer = footer_of(self._bucket.objects[key].data) if key in self._bucket.objects else None
         return footer is None or (footer.job_id, key) != (
             self.bound_job_id(),
             Layout(footer.job_id).part_key(footer.shard),
@@ -177,14 +177,14 @@ class Audit:
         for part in sealed["parts"]:
             name = layout.part_key(part["shard"])
             held = self._bucket.objects.get(name)
-            footer = _footer(held.data) if held else None
+            footer = footer_of(held.data) if held else None
             if held is None or footer is None or name in self.garbage:
                 self._fail(f"{name} is sealed, but is {'no part' if held else 'not there'}")
             elif (footer.rows_sha256, len(held.data)) != (part["rows_sha256"], part["size"]):
                 self._fail(f"{name} is sealed with other rows than it holds")
 
     def _judge_part(self, process: Process, key: str, data: bytes) -> None:
-        footer, run = _footer(data), self.runs[process]
+        footer, run = footer_of(data), self.runs[process]
         if footer is None or key != Layout(footer.job_id).part_key(footer.shard):
             self._fail(f"{key} is not a part of its job and shard")
         elif any(CODES[ErrorCode(code)].systemic for code in footer.num_errors):
@@ -196,7 +196,8 @@ class Audit:
 
 
 @lru_cache(1024)
-def _footer(data: bytes) -> PartFooter | None:
+def footer_of(data: bytes) -> PartFooter | None:
+    """Return the footer of a part; None of what is none."""
     try:
         return decode_footer(pq.read_metadata(io.BytesIO(data)))
     except (UnreadablePart, OSError, ValueError):

@@ -20,7 +20,7 @@ from batchrec.errors import (
 )
 from batchrec.manifest.planning import Plan
 from batchrec.output.layout import SUCCESS_KEY, Layout
-from batchrec.output.parts import encode_part, read_footer
+from batchrec.output.parts import encode_part
 from batchrec.output.rows import prediction_rows
 from batchrec.output.verifying import verify
 from batchrec.records import Attempt, Shard
@@ -28,6 +28,7 @@ from batchrec.report.summary import RunSummary
 from batchrec.storage import KeyMissing, ObjectInfo
 from tests.output import making
 from tests.simulation import work
+from tests.simulation.auditing import footer_of
 from tests.simulation.faults import Violation
 from tests.simulation.scheduling import Process
 from tests.simulation.storing import URL, Bucket
@@ -156,7 +157,8 @@ def settle(world: World) -> None:
     if wrong := [key for key in changed if key in before or (_owned(key, layout) and "/drivers/" not in key)]:
         raise Violation(f"the sealed output changed afterwards: {', '.join(sorted(wrong))}")
     check(world, layout)
-    _resume(world, job, sealed=True)
+    if world.rng.random() < 0.25:  # it costs as much as all else here, and is the same each time
+        _resume(world, job, sealed=True)
 
 
 def _resume(world: World, job: str, *, sealed: bool = False) -> str:
@@ -199,7 +201,8 @@ def check(world: World, layout: Layout) -> None:
     if faults or not found.complete or found.num_rows != work.NUM_ROWS:
         raise Violation(f"verify: complete={found.complete}, {found.num_rows} rows, {faults}")
     for shard in plan:
-        footer = read_footer(calm, layout.part_key(shard.index))
+        footer = footer_of(calm.read(layout.part_key(shard.index)))
+        assert footer is not None, "verify read it"
         given_up = dict(footer.num_errors) == {ErrorCode.SHARD_FAILED.value: shard.num_rows}
         if not given_up and footer.rows_sha256 != expected_rows(shard):
             raise Violation(f"shard {shard.index} has other rows than an undisturbed run")
@@ -211,6 +214,6 @@ def expected_rows(shard: Shard) -> str:
     rows = work.SimulatedRows().read(shard)
     table = prediction_rows(rows, making.predictions(shard), Attempt(shard, 1, ""), making.LABELS)
     data = encode_part(table, job_id="00", shard=shard.index, attempt_id="", facts={})
-    bucket = Bucket()
-    bucket.put("part", data, 0.0)
-    return read_footer(CalmStore(bucket), "part").rows_sha256
+    footer = footer_of(data)
+    assert footer is not None, "it was just written"
+    return footer.rows_sha256

@@ -42,13 +42,16 @@ def test_an_undisturbed_job_ends_like_an_undisturbed_job() -> None:
     assert sum(world.plan(Layout(world.audit.bound_job_id() or ""))) == work.NUM_ROWS
 
 
-def test_a_coordinator_that_slept_while_its_folder_went_to_another_job_does_not_seal_there() -> None:
-    world = World(0)
-    sleeper = world.start()
-    world.until(lambda: any(held for pool in world.pools for held in pool.in_flight.values()))
+@pytest.mark.parametrize("seed", range(12))
+def test_a_coordinator_that_slept_while_its_folder_went_to_another_job_does_not_seal_there(seed: int) -> None:
+    world = World(seed)
+    world.one_version = False
+    sleeper = world.start(rows_per_shard=3)
+    # All shards are in flight, so that it wakes to find all of them done, and nothing left to do but to seal.
+    world.until(lambda: sum(len(held) for pool in world.pools for held in pool.in_flight.values()) == 3)
     world.stop(sleeper, 300)
     world.wipe()
-    rival = world.start("rival")
+    rival = world.start("rival", rows_per_shard=3)
     world.until(lambda: OUTPUT_KEY in world.bucket.objects)
     world.kill(rival)
     world.until(lambda: not sleeper.alive)
