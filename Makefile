@@ -23,7 +23,7 @@ demo: $(INSTALLED)  ## draw a sample archive and recognise it with the bundled m
 test: $(INSTALLED)  ## the tests of every push
 	$(PYTEST)
 
-test-cluster: $(INSTALLED)  ## four raylets with token authentication, disturbed while they work
+test-cluster: $(INSTALLED)  ## real Rays, one of four raylets with token authentication, killed and stopped while they work
 	$(PYTEST) -m cluster
 
 test-slow: $(INSTALLED)

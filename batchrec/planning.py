@@ -126,8 +126,9 @@ def plan_job(spec: JobSpec, *, site: Site | None = None, model: ModelSpec | None
     else:
         refuse_other_job(store, standing, identity)
         plan = standing_plan(store, layout, plan)
-        done = standing_parts(store, layout, len(plan))
+        # The seal first: parts listed before another coordinator sealed would look lost.
         sealed = read_seal(store, layout)
+        done = standing_parts(store, layout, len(plan))
         complete = sealed is not None
         if sealed is not None:
             _refuse_damaged(store, layout, sealed, done)

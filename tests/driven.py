@@ -15,6 +15,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
     ["batchrec.job", "batchrec.cli.main", "openvino", "torch", "pyarrow.dataset", "rich.table"]
@@ -75,6 +77,8 @@ class Command:
     def send(self, number: signal.Signals) -> None:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
+        while number == signal.SIGSTOP and psutil.Process(self.process.pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.001)  # one of its threads may still be in the middle of a call
 
     @property
     def running(self) -> bool:

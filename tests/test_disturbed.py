@@ -13,21 +13,32 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import batchrec
 from batchrec.manifest.planning import Plan
 from batchrec.output.verifying import Verification, verify
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.cluster]
 
 # The backend is named: each start's own trial may choose another, whose scores differ in the last digits.
-SETTINGS = {"rows_per_shard": 64, "max_failure_rate": 1, "backend": "openvino"}
+SETTINGS = {"rows_per_shard": 32, "max_failure_rate": 1, "backend": "openvino"}
 
 
 def verified(out: Path) -> Verification:
     opened = batchrec.open(str(out))
     return verify(opened.store, opened.layout, list(Plan.from_parquet(opened.store.read(opened.layout.plan_key))))
+
+
+@pytest.fixture(scope="module")
+def long_manifest(archive: Path) -> Path:
+    """Every image ten times: some seconds of work, in fifty shards."""
+    table = pq.read_table(archive / "manifest.parquet")
+    path = archive / "ten-times.parquet"
+    pq.write_table(pa.concat_tables([table] * 10), path)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +71,13 @@ def submit(long_manifest: Path, tmp_path: Path) -> Iterator[Callable[..., subpro
         process.communicate()
 
 
+def num_parts(out: Path) -> int:
+    return len(list(out.glob("predictions/*/part-*.parquet")))
+
+
 def wait_for_parts(out: Path, count: int, process: subprocess.Popen[str], within_s: float = 60) -> int:
     give_up_at = time.monotonic() + within_s
-    while (found := len(list(out.glob("predictions/*/part-*.parquet")))) < count:
+    while (found := num_parts(out)) < count:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < give_up_at, "no parts appear"
         time.sleep(0.01)
@@ -133,10 +148,10 @@ def test_a_worker_that_stands_still_for_longer_than_the_stall_limit_is_replaced(
 def test_a_run_whose_ray_dies_or_that_has_three_seconds_to_live_ends_resumable_and_the_same_command_ends_it(
     submit: Callable[[], subprocess.Popen[str]], undisturbed: Verification, tmp_path: Path
 ) -> None:
-    standing = 0
     for name in ("raylet", "gcs_server"):
+        standing = num_parts(tmp_path / "out")  # more may have come before the last one died
         process = submit()
-        standing = wait_for_parts(tmp_path / "out", standing + 3, process)
+        wait_for_parts(tmp_path / "out", standing + 3, process)
         (vital,) = children_of(process, name)
         vital.kill()
         _, errors = process.communicate(timeout=60)
@@ -144,6 +159,7 @@ def test_a_run_whose_ray_dies_or_that_has_three_seconds_to_live_ends_resumable_a
         verdict = f"batchrec: the Ray of this run died (found: {name}); the same command resumes"
         assert errors.splitlines()[-1] == verdict
         assert_unfinished(tmp_path / "out")
+    standing = num_parts(tmp_path / "out")
     process = submit()
     wait_for_parts(tmp_path / "out", standing + 3, process)
     os.killpg(process.pid, signal.SIGTERM)  # as Ray stops a job: the whole group, and three seconds later for good

@@ -16,6 +16,8 @@ from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 from pathlib import Path
 
+import numpy as np
+
 MARK = b"\nPOISON:"
 _HERE = Path(__file__).parent
 _MOST_EATEN_BYTES = 8 * 2**30  # beyond it the system would step in, and it might take others
@@ -42,9 +44,9 @@ def _hang_with_the_lock() -> None:
 
 
 def _eat() -> None:
-    eaten: list[bytearray] = []
+    eaten: list[np.ndarray] = []
     while len(eaten) * 2**26 < _MOST_EATEN_BYTES:
-        eaten.append(bytearray(2**26))  # zeros, so no memory is really taken from anybody
+        eaten.append(np.empty(2**26, np.uint8))  # never touched, so no memory is really taken from anybody
     os.kill(os.getpid(), signal.SIGKILL)  # as the system does
 
 
