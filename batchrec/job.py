@@ -37,6 +37,9 @@ from batchrec.report.summary import RunSummary
 from batchrec.spec import JobSpec
 from batchrec.storage import Store, UriPolicy, create_or_compare, open_store, probe
 
+#: Antialiased resizing hides that a picture was shrunk before, as long as it has so many pixels for each one left.
+_SHRUNK_OVER_RESIZED = 2
+
 
 def run_job(
     spec: JobSpec,
@@ -172,6 +175,7 @@ def worker_job(job: Job, store: Store) -> WorkerJob:
         num_threads=job.placement.num_threads,
         embedding=job.embedding,
         decode_within_s=spec.decode_within_s,
+        shrink_to=_SHRUNK_OVER_RESIZED * job.model.preprocess.resize if spec.decoding == "scaled" else None,
         facts=part_facts(job),
     )
 

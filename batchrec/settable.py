@@ -12,6 +12,7 @@ from typing import Any
 from batchrec.spec import (
     BACKENDS,
     DECODE_WITHIN_S,
+    DECODINGS,
     DEVICES,
     EMBEDDINGS,
     POOLS,
@@ -185,6 +186,14 @@ SETTINGS: tuple[Setting, ...] = (
         default="off",
     ),
     Setting("precision", "--precision", TEXT, "Class of arithmetic", choices=PRECISIONS, default="auto"),
+    Setting(
+        "decoding",
+        "--decoding",
+        TEXT,
+        "exact, or scaled: JPEGs of twice the model's size or more are shrunk while decoding",
+        choices=DECODINGS,
+        default="exact",
+    ),
     Setting("limit", "--limit", COUNT, "Only the first rows of the manifest"),
     Setting(
         "max_pixels", "--max-pixels", COUNT, "Larger images are refused from their header", default=_LIMITS.max_pixels

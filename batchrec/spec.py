@@ -11,6 +11,7 @@ from batchrec.errors import UsageError
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 EMBEDDINGS = ("off", "float16", "float32")
+DECODINGS = ("exact", "scaled")
 POOLS = ("ray", "inline")
 DEVICES = ("auto", "cpu", "cuda")
 BACKENDS = ("auto", "openvino", "torch-inductor", "torch-eager")
@@ -64,6 +65,7 @@ class JobSpec:
         top_k: Labels kept for each image.
         embeddings: What each image's embedding is kept as, or ``off``.
         precision: Class of arithmetic; ``auto`` is resolved once by the coordinator.
+        decoding: ``exact``, or ``scaled``: JPEGs far larger than the model's input are shrunk while they are decoded.
         limit: Only the first rows of the manifest.
         manifest_root: Folder relative image URIs start from, where the manifest itself is a staged copy.
         image_limits: What is refused before decoding.
@@ -97,6 +99,7 @@ class JobSpec:
     top_k: int = 5
     embeddings: str = "off"
     precision: str = "auto"
+    decoding: str = "exact"
     limit: int | None = None
     manifest_root: str | None = None
     image_limits: ImageLimits = ImageLimits()
@@ -156,7 +159,14 @@ def _faults(spec: JobSpec) -> list[str]:
         faults.append("no manifest is named")
     if not spec.output:
         faults.append("no output folder is named")
-    choices = {"embeddings": EMBEDDINGS, "precision": PRECISIONS, "pool": POOLS, "device": DEVICES, "backend": BACKENDS}
+    choices = {
+        "embeddings": EMBEDDINGS,
+        "precision": PRECISIONS,
+        "decoding": DECODINGS,
+        "pool": POOLS,
+        "device": DEVICES,
+        "backend": BACKENDS,
+    }
     for name, allowed in choices.items():
         if (value := getattr(spec, name)) not in allowed:
             faults.append(f"{name} is {value!r}, not one of {', '.join(allowed)}")

@@ -3,7 +3,8 @@
     python benchmarks/agreement.py --photographs DIR [--model apparel]
 
 Reference: Pillow, upright by EXIF, ``convert("RGB")``, torchvision's ImageClassification preset with the
-model's own sizes, torch eager fp32 on the same weights. Ours: whole jobs in fp32 and in the default precision.
+model's own sizes, torch eager fp32 on the same weights. Ours: whole jobs in fp32, in the default precision, and in fp32
+with JPEGs shrunk while they are decoded.
 """
 
 from __future__ import annotations
@@ -53,20 +54,27 @@ def main() -> None:
     wanted = reference(arguments.model, paths)
     with tempfile.TemporaryDirectory() as scratch:
         pq.write_table(pa.table({"uri": [str(path.resolve()) for path in paths]}), f"{scratch}/m.parquet")
-        for precision in ("fp32", "auto"):
-            out = f"{scratch}/{precision}"
+        for precision, decoding in (("fp32", "exact"), ("auto", "exact"), ("fp32", "scaled")):
+            out = f"{scratch}/{precision}-{decoding}"
             summary = batchrec.submit(
                 f"{scratch}/m.parquet",
                 output=out,
                 model=arguments.model,
                 precision=precision,
+                decoding=decoding,
                 pool="inline",
                 input_roots=str(Path(arguments.photographs).resolve()),
             )
-            found = batchrec.open(out).predictions().to_table(columns=["label"]).column("label").to_pylist()
-            same = sum(a == b for a, b in zip(found, wanted, strict=True))
-            used = summary.workers[0]
-            print(f"{used.backend} {used.precision}: {same} of {len(paths)} equal, {same / len(paths):.4%}", flush=True)
+            table = batchrec.open(out).predictions().to_table(columns=["label", "width", "height"])
+            same = sum(a == b for a, b in zip(table["label"].to_pylist(), wanted, strict=True))
+            used, twice = summary.workers[0], 2 * resolve_model(arguments.model).preprocess.resize
+            sides = zip(table["width"].to_pylist(), table["height"].to_pylist(), strict=True)
+            num_large = sum(min(both) >= 2 * twice for both in sides)
+            print(
+                f"{used.backend} {used.precision} {decoding}: {same} of {len(paths)} equal, {same / len(paths):.4%}"
+                f" ({num_large} large enough to be shrunk)",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -75,6 +75,7 @@ def identify(spec: JobSpec, manifest: Manifest, model: ModelSpec, precision: str
             "schema_version": SCHEMA_VERSION,
             # Left out where they are off, so that outputs made before there were any are still the same job.
             **({} if spec.embeddings == "off" else {"embeddings": spec.embeddings}),
+            **({} if spec.decoding == "exact" else {"decoding": spec.decoding}),
             **({"allow_http": sorted(spec.allow_http)} if spec.allow_http else {}),
         }
     )

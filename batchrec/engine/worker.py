@@ -22,7 +22,7 @@ from batchrec.output.layout import Layout
 from batchrec.output.parts import encode_part, publish_part
 from batchrec.output.rows import prediction_rows
 from batchrec.pipeline.collecting import ShardPredictions
-from batchrec.pipeline.decoding import Decoder
+from batchrec.pipeline.decoding import Decoder, PictureReader
 from batchrec.pipeline.hands import Hands
 from batchrec.pipeline.isolating import IsolatedReader
 from batchrec.pipeline.noting import Notes
@@ -57,6 +57,7 @@ class WorkerJob:
         num_threads: Cores this worker may use.
         embedding: What is kept of each image's embedding.
         decode_within_s: Seconds one image may take to decode.
+        shrink_to: Pixels of either side to which JPEGs may be shrunk while they are decoded; never when None.
         facts: What goes into each part's footer, for people.
     """
 
@@ -75,6 +76,7 @@ class WorkerJob:
     num_threads: int
     embedding: EmbeddingSpec | None = None
     decode_within_s: float = DECODE_WITHIN_S
+    shrink_to: int | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -90,7 +92,7 @@ class Worker:
         self._notes = Notes(f"{job.output} {job.job_id}")
         self._note = self._notes.open()
         self._hands = Hands(self._note)
-        self._apart = IsolatedReader(job.limits, job.decode_within_s)
+        self._apart = IsolatedReader(job.limits, job.decode_within_s, job.shrink_to)
 
     def start(self) -> WorkerFacts:
         """Load the model, prove the store takes conditional puts from here, and get ready.
@@ -118,7 +120,7 @@ class Worker:
         preprocess = job.model.preprocess
         self._stream = Stream(
             reader,
-            Decoder(preprocess, job.limits),
+            Decoder(preprocess, job.limits, PictureReader(job.limits, job.shrink_to).read),
             backend,
             num_threads=job.num_threads,
             crop=preprocess.crop,

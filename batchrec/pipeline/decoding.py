@@ -71,15 +71,12 @@ class Picture:
     Attributes:
         rgb: Array (height, width, 3) of a plain JPEG, Pillow image of any other: each is resized its own way.
         orientation: EXIF orientation, 1 to 8.
+        size: Width and height as stored; those of the array are smaller where it was shrunk while decoding.
     """
 
     rgb: Pixels | Image.Image
     orientation: int
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height as stored."""
-        return self.rgb.size if isinstance(self.rgb, Image.Image) else (self.rgb.shape[1], self.rgb.shape[0])
+    size: tuple[int, int]
 
     @property
     def facts(self) -> ImageFacts:
@@ -93,10 +90,12 @@ class PictureReader:
 
     Args:
         limits: What is refused from its header.
+        shrink_to: A plain JPEG may be shrunk while it is decoded, to no less than so many pixels on either side;
+            never when None.
     """
 
-    def __init__(self, limits: ImageLimits) -> None:
-        self._limits = limits
+    def __init__(self, limits: ImageLimits, shrink_to: int | None = None) -> None:
+        self._limits, self._shrink_to = limits, shrink_to or 0
         _take_pillow_in_hand(limits)
 
     def read(self, data: bytes) -> Picture:
@@ -120,16 +119,17 @@ class PictureReader:
     def _read(self, data: bytes, header: Header) -> Picture:
         self._check_size(header.size)
         orientation = header.jpeg.orientation if header.jpeg else 1
-        pixels = _decode_plain_jpeg(data, header.jpeg) if header.jpeg else None
-        if pixels is not None:
-            return Picture(pixels, orientation)
+        pixels = _decode_plain_jpeg(data, header.jpeg, self._shrink_to) if header.jpeg else None
+        if pixels is not None and header.jpeg:
+            return Picture(pixels, orientation, header.jpeg.size)
         _ignore_warnings()
         image = _READERS[header.kind](BytesIO(data))
         self._check_size(image.size)  # where only the decoder could tell, as for BigTIFF
         image.load()
         if not header.jpeg:
             orientation = orientation_after_loading(image)
-        return Picture(to_rgb(image, header.depth), orientation)
+        rgb = to_rgb(image, header.depth)
+        return Picture(rgb, orientation, rgb.size)
 
     def _check_size(self, size: tuple[int, int] | None) -> None:
         if size and size[0] * size[1] > self._limits.max_pixels:
@@ -174,23 +174,30 @@ class Decoder:
     def _resize(self, picture: Picture) -> Pixels:
         if isinstance(picture.rgb, Image.Image):
             return self._resizer.from_image(picture.rgb, picture.orientation)
-        return self._resizer.from_array(picture.rgb, picture.orientation)
+        return self._resizer.from_array(picture.rgb, picture.size, picture.orientation)
 
 
-def _decode_plain_jpeg(data: bytes, jpeg: JpegHeader) -> Pixels | None:
+def _decode_plain_jpeg(data: bytes, jpeg: JpegHeader, shrink_to: int) -> Pixels | None:
     """Decode with libjpeg-turbo directly; None leaves the verdict to Pillow, which forgives more."""
     if not jpeg.is_plain:
         return None
-    pixels = _decode_strictly(data)
+    size = _shrunk(jpeg.size, shrink_to)
+    pixels = _decode_strictly(data, size)
     if pixels is None and jpeg.has_one_scan and data.find(END_MARKER, jpeg.scan_start) < 0:
         # Every pixel may be there all the same: strict decoding with the end marker put back tells.
-        pixels = _decode_strictly(data + END_MARKER)
+        pixels = _decode_strictly(data + END_MARKER, size)
     return pixels
 
 
-def _decode_strictly(data: bytes) -> Pixels | None:
+def _shrunk(size: tuple[int, int], shrink_to: int) -> tuple[int, int]:
+    """Return the size to decode to: whole, or a half, quarter or eighth of no less than ``shrink_to``."""
+    factor = min(8, 1 << max(0, (min(size) // shrink_to).bit_length() - 1)) if shrink_to else 1
+    return -(-size[0] // factor), -(-size[1] // factor)  # libjpeg-turbo rounds up
+
+
+def _decode_strictly(data: bytes, size: tuple[int, int]) -> Pixels | None:
     try:
-        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_width=size[0], min_height=size[1])
     except ValueError:
         return None
     return pixels

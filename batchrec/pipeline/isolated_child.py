@@ -27,8 +27,9 @@ from batchrec.pipeline.sniffing import kind_of
 from batchrec.spec import ImageLimits
 
 REQUEST = struct.Struct("<Q")
-#: Kind, bytes that follow, and of a picture: width, height, orientation, whether it is an array.
-ANSWER = struct.Struct("<cQIIB?")
+#: Kind, bytes that follow, and of a picture: width and height of its pixels and as stored, orientation, whether it is
+#: an array.
+ANSWER = struct.Struct("<cQIIIIB?")
 READY, PICTURE, ERROR = b"R", b"P", b"E"
 #: Memory one decode may take beside the child's own: some, and some for each pixel the header names. Decoders were
 #: seen to take up to 16 bytes a pixel.
@@ -37,13 +38,13 @@ BYTES_PER_PIXEL = 24
 _UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
 
-def main(max_pixels: int, max_bytes: int, within_s: float) -> None:
+def main(max_pixels: int, max_bytes: int, within_s: float, shrink_to: int) -> None:
     """Decode what comes in until nothing does."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a decoder prints must not get between the answers
     _be_the_first_to_die()
     limits = ImageLimits(max_pixels, max_bytes)
-    reader = PictureReader(limits)
+    reader = PictureReader(limits, shrink_to or None)
     _send(answers, READY)
     while request := sys.stdin.buffer.read(REQUEST.size):
         data = sys.stdin.buffer.read(REQUEST.unpack(request)[0])
@@ -88,15 +89,17 @@ def _pixels_of(data: bytes, limits: ImageLimits) -> int:
 def _send_picture(answers: BinaryIO, picture: Picture) -> None:
     pixels = np.ascontiguousarray(picture.rgb)
     is_array = isinstance(picture.rgb, np.ndarray)
-    answers.write(ANSWER.pack(PICTURE, pixels.nbytes, *picture.size, picture.orientation, is_array))
+    height, width = pixels.shape[:2]
+    facts = (width, height, *picture.size, picture.orientation, is_array)
+    answers.write(ANSWER.pack(PICTURE, pixels.nbytes, *facts))
     answers.write(pixels.data)
     answers.flush()
 
 
 def _send(answers: BinaryIO, kind: bytes, body: bytes = b"") -> None:
-    answers.write(ANSWER.pack(kind, len(body), 0, 0, 0, False) + body)
+    answers.write(ANSWER.pack(kind, len(body), 0, 0, 0, 0, 0, False) + body)
     answers.flush()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
+    main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))

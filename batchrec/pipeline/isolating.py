@@ -31,10 +31,11 @@ class IsolatedReader:
     Args:
         limits: What is refused from its header.
         within_s: Seconds one image may take.
+        shrink_to: See :class:`batchrec.pipeline.decoding.PictureReader`.
     """
 
-    def __init__(self, limits: ImageLimits, within_s: float) -> None:
-        self._limits, self._within_s = limits, within_s
+    def __init__(self, limits: ImageLimits, within_s: float, shrink_to: int | None = None) -> None:
+        self._limits, self._within_s, self._shrink_to = limits, within_s, shrink_to
         self._lock = threading.Lock()
         self._children: set[_Child] = set()
         self._idle: list[_Child] = []
@@ -81,7 +82,7 @@ class IsolatedReader:
             child.kill()  # who waits for it finds out, and ends it
 
     def _start(self) -> _Child:
-        child = _Child(self._limits, self._within_s)
+        child = _Child(self._limits, self._within_s, self._shrink_to)
         with self._lock:
             if not self._closed:
                 self._children.add(child)
@@ -134,12 +135,12 @@ class _ChildDied(Exception):
 class _Child:
     """One process, used by one thread at a time."""
 
-    def __init__(self, limits: ImageLimits, within_s: float) -> None:
+    def __init__(self, limits: ImageLimits, within_s: float, shrink_to: int | None) -> None:
         self._max_pixels = limits.max_pixels
         # -P: whatever lies in the working directory is no module of ours.
         command = [sys.executable, "-P", "-m", "batchrec.pipeline.isolated_child"]
         self._process = subprocess.Popen(  # noqa: S603  numbers and this interpreter
-            [*command, str(limits.max_pixels), str(limits.max_bytes), str(within_s)],
+            [*command, str(limits.max_pixels), str(limits.max_bytes), str(within_s), str(shrink_to or 0)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -180,7 +181,7 @@ class _Child:
         return status
 
     def _answer(self) -> Picture | None:
-        kind, num_bytes, width, height, orientation, is_array = ANSWER.unpack(self._read(ANSWER.size))
+        kind, num_bytes, width, height, *size, orientation, is_array = ANSWER.unpack(self._read(ANSWER.size))
         if kind == READY:
             return None
         if kind == ERROR:
@@ -190,7 +191,7 @@ class _Child:
             self.end()
             raise _ChildDied(-signal.SIGABRT)  # its memory is not what it was
         pixels = np.frombuffer(self._read(num_bytes), np.uint8).reshape(height, width, 3)
-        return Picture(pixels if is_array else Image.fromarray(pixels), orientation)
+        return Picture(pixels if is_array else Image.fromarray(pixels), orientation, (size[0], size[1]))
 
     def _read(self, num_bytes: int) -> bytearray:
         assert self._process.stdout

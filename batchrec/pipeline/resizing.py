@@ -30,26 +30,24 @@ class Axis:
     """One axis of a resize and crop.
 
     Attributes:
-        source: Pixels of the stored image.
+        source: Pixels at hand.
         resized: Pixels of the whole image after the resize.
         start: First of them that is kept.
         length: How many are kept.
+        scale: Pixels at hand for each resized one. The last of those at hand may stand for a part of a pixel, where an
+            image was shrunk that did not divide.
     """
 
     source: int
     resized: int
     start: int
     length: int
+    scale: float
 
     @property
     def end(self) -> int:
         """First pixel of the resized image that is not kept any more."""
         return self.start + self.length
-
-    @property
-    def scale(self) -> float:
-        """Source pixels for each resized one."""
-        return self.source / self.resized
 
     def end_beside(self, source: int) -> int:
         """Return how much to resize of ``source`` pixels so as to have everything that is kept.
@@ -78,12 +76,22 @@ class Window:
         return long > _NEEDLE_ASPECT * short
 
 
-def window_of(size: tuple[int, int], orientation: int, preprocess: Preprocess) -> Window:
-    """Place the resize and crop on an image of a stored ``size`` (width, height)."""
+def window_of(
+    size: tuple[int, int], orientation: int, preprocess: Preprocess, decoded: tuple[int, int] | None = None
+) -> Window:
+    """Place the resize and crop on an image of a stored ``size`` (width, height).
+
+    Args:
+        size: Width and height as stored.
+        orientation: EXIF orientation, 1 to 8.
+        preprocess: What the model wants.
+        decoded: Width and height of the pixels at hand, where the image was shrunk while it was decoded.
+    """
     short, long = min(size), max(size)
     resized_long = int(preprocess.resize * long / short)
     width, height = (preprocess.resize if side == short else resized_long for side in size)
-    columns, rows = _axis(size[0], width, preprocess.crop), _axis(size[1], height, preprocess.crop)
+    wide, high = decoded or size
+    columns, rows = _axis(size[0], wide, width, preprocess.crop), _axis(size[1], high, height, preprocess.crop)
     # The crop is centred in the upright image; where half a pixel is left over, a mirrored side differs.
     mirrors = _MIRRORED_COLUMNS, _MIRRORED_ROWS
     for_columns, for_rows = mirrors if orientation < _TRANSPOSED else mirrors[::-1]
@@ -93,9 +101,10 @@ def window_of(size: tuple[int, int], orientation: int, preprocess: Preprocess) -
     )
 
 
-def _axis(source: int, resized: int, crop: int) -> Axis:
+def _axis(stored: int, source: int, resized: int, crop: int) -> Axis:
     # Preprocess holds crop <= resize, so center_crop's padding cannot occur.
-    return Axis(source, resized, round((resized - crop) / 2.0), crop)
+    shrunk_by = round(stored / source)
+    return Axis(source, resized, round((resized - crop) / 2.0), crop, stored / shrunk_by / resized)
 
 
 class Resizer:
@@ -115,9 +124,9 @@ class Resizer:
         kernels = {"bilinear": torch._C._nn._upsample_bilinear2d_aa, "bicubic": torch._C._nn._upsample_bicubic2d_aa}
         self._kernel: Callable[..., Any] = kernels[preprocess.interpolation]
 
-    def from_array(self, pixels: Pixels, orientation: int) -> Pixels:
-        """Resize and crop a decoded RGB array (height, width, 3), turning the result upright."""
-        window = window_of((pixels.shape[1], pixels.shape[0]), orientation, self._preprocess)
+    def from_array(self, pixels: Pixels, size: tuple[int, int], orientation: int) -> Pixels:
+        """Resize and crop the RGB array (height, width, 3) of an image of ``size``, turning the result upright."""
+        window = window_of(size, orientation, self._preprocess, (pixels.shape[1], pixels.shape[0]))
         if window.is_needle:
             return _upright(self._from_part(Image.fromarray(pixels), window), orientation)
         return _upright(self._with_torch(pixels, window), orientation)

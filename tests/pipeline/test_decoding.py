@@ -235,7 +235,7 @@ def test_the_fast_jpeg_path_agrees_with_pillow(monkeypatch, decoder, quality, su
     options = {"quality": quality, "progressive": progressive} | ({"subsampling": subsampling} if mode == "RGB" else {})
     data = encoded(picture((203, 151)).convert(mode), "JPEG", **options)
     fast, facts = decoder.decode(data)
-    monkeypatch.setattr("batchrec.pipeline.decoding._decode_plain_jpeg", lambda data, jpeg: None)
+    monkeypatch.setattr("batchrec.pipeline.decoding._decode_plain_jpeg", lambda data, jpeg, shrink_to: None)
     slow, slow_facts = decoder.decode(data)
     assert facts == slow_facts
     assert difference(fast, slow) <= 1

@@ -127,5 +127,6 @@ def test_skipping_what_the_crop_drops_changes_no_bit(width, height, geometry, in
     whole = torch.nn.functional.interpolate(image, size=resized, mode=interpolation, antialias=True)
     top, left = (round((side - crop) / 2.0) for side in resized)
     expected = whole[0, :, top : top + crop, left : left + crop].permute(1, 2, 0).numpy()
-    got = Resizer(Preprocess(resize=resize, crop=crop, interpolation=interpolation)).from_array(pixels, 1)
+    resizer = Resizer(Preprocess(resize=resize, crop=crop, interpolation=interpolation))
+    got = resizer.from_array(pixels, pixels.shape[1::-1], 1)
     assert np.array_equal(got, expected)

