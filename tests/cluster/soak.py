@@ -1,0 +1,221 @@
+"""A long job on four raylets against a bucket on a bad day, while workers, nodes and coordinators die and stand still.
+
+    python -m tests.cluster.soak --rows 1000000 --kills 100
+
+The command is typed again whenever it ends resumable. At the end: every row once, the same answer for the same image as
+in an undisturbed run, `batchrec verify` clean. The model is next to nothing, so that the time goes into the protocol.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tests.cluster.raylets import Raylets, raylets
+from tests.s3_server import BAD_DAY, S3Server, SeededFaults
+
+NUM_IMAGES = 200
+OUT = "s3://results/out"
+_SAYS_EVERY_S = 15.0
+_RESUMABLE = (5, 6, 130, 143, -signal.SIGKILL)
+
+
+def draw_archive(folder: Path, num_rows: int) -> Path:
+    """Write tiny images and a manifest that names each again and again; returns the manifest."""
+    from PIL import Image
+
+    generator = random.Random(0)
+    for number in range(NUM_IMAGES):
+        colour = tuple(generator.randrange(256) for _ in range(3))
+        image = Image.new("RGB", (40, 32), colour)
+        image.putpixel((number % 40, 3), (255, 255, 255))
+        image.save(folder / f"{number}.jpg", quality=90)
+    names = pa.array([f"{number}.jpg" for number in range(NUM_IMAGES)])
+    for path, count in ((folder / "few.parquet", NUM_IMAGES), (folder / "many.parquet", num_rows)):
+        indices = pa.array((row % NUM_IMAGES for row in range(count)), pa.int32())
+        pq.write_table(pa.table({"uri": names.take(indices)}), path, row_group_size=50_000)
+    return folder / "many.parquet"
+
+
+def draw_model(folder: Path) -> Path:
+    """Save a bundle of next to no arithmetic."""
+    import torch
+    from torchvision.models import get_model
+
+    from batchrec.models import Preprocess, save_bundle
+
+    torch.manual_seed(1)
+    state = get_model("shufflenet_v2_x0_5", num_classes=3).state_dict()
+    save_bundle(
+        folder / "model",
+        architecture="shufflenet_v2_x0_5",
+        weights={name: tensor.numpy() for name, tensor in state.items()},
+        labels=("a", "b", "c"),
+        preprocess=Preprocess(resize=32, crop=32),
+        card="# random\n",
+    )
+    return folder / "model"
+
+
+class Havoc:
+    """Kills and stops what takes part in the job, as a seed says.
+
+    Args:
+        cluster: Its first node is the head, which is left alone.
+        rng: Draws.
+    """
+
+    def __init__(self, cluster: Raylets, rng: random.Random) -> None:
+        self._cluster, self._rng = cluster, rng
+        self._nodes = list(range(1, len(cluster.nodes)))
+        self.done: Counter[str] = Counter()
+
+    @property
+    def num_kills(self) -> int:
+        return sum(count for name, count in self.done.items() if name != "stopped")
+
+    def strike(self) -> None:
+        """Do one thing, where there is somebody to do it to."""
+        act = self._rng.choices(
+            (self._kill_worker, self._kill_coordinator, self._kill_node, self._stop), (12, 3, 1, 4)
+        )[0]
+        with contextlib.suppress(psutil.NoSuchProcess):
+            act()
+
+    def _workers(self) -> list[psutil.Process]:
+        return [worker for node in self._nodes for worker in self._cluster.workers(node)]
+
+    def _kill_worker(self) -> None:
+        if workers := self._workers():
+            self._rng.choice(workers).kill()
+            self.done["workers"] += 1
+
+    def _kill_coordinator(self) -> None:
+        for node in self._nodes:
+            for process in psutil.Process(self._cluster.nodes[node].pid).children(recursive=True):
+                words = process.cmdline()
+                if "run" in words and any(word.endswith("batchrec") for word in words):
+                    process.kill()
+                    self.done["coordinators"] += 1
+                    return
+
+    def _kill_node(self) -> None:
+        node = self._rng.choice(self._nodes)
+        self._cluster.remove(node)
+        self._nodes.remove(node)
+        self._nodes.append(self._cluster.add_node(num_cpus=1))
+        self.done["nodes"] += 1
+
+    def _stop(self) -> None:
+        if workers := self._workers():
+            worker = self._rng.choice(workers)
+            worker.suspend()
+            time.sleep(2)
+            worker.resume()
+            self.done["stopped"] += 1
+
+
+def run(command: list[str], cluster: Raylets, havoc: Havoc, num_kills: int, pause_s: float, bucket: S3Server) -> int:
+    """Type the command until it ends complete; returns how often it was typed."""
+    for typed in range(1, 10_000):
+        process = subprocess.Popen(
+            command, env=cluster.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        while process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(pause_s)
+            if process.poll() is None and havoc.num_kills < num_kills:
+                havoc.strike()
+            say(havoc, typed, bucket)
+        assert process.stderr
+        errors = process.stderr.read()
+        if process.returncode == 0:
+            return typed
+        if process.returncode not in _RESUMABLE:
+            raise SystemExit(f"the command ended with {process.returncode}:\n{errors}")
+    raise AssertionError("unreachable")
+
+
+_said_at = 0.0
+
+
+def say(havoc: Havoc, typed: int, bucket: S3Server) -> None:
+    global _said_at
+    if time.monotonic() - _said_at > _SAYS_EVERY_S:
+        _said_at = time.monotonic()
+        parts = sum("/part-" in key for key in bucket.keys("results"))
+        print(f"{time.strftime('%X')}  {parts} parts, typed {typed} times, {dict(havoc.done)}", flush=True)
+
+
+def check(manifest: Path, model: Path, num_rows: int, scratch: Path) -> None:
+    """Compare with an undisturbed run of each image once."""
+    import batchrec
+    from batchrec.manifest.planning import Plan
+    from batchrec.output.verifying import verify
+
+    few = manifest.with_name("few.parquet")
+    batchrec.submit(str(few), output=str(scratch / "few"), model=str(model), pool="inline", backend="openvino")
+    wanted = {row["uri"]: (row["label"], row["score"]) for row in rows_of(str(scratch / "few"))}
+    opened = batchrec.open(OUT)
+    found = verify(opened.store, opened.layout, list(Plan.from_parquet(opened.store.read(opened.layout.plan_key))))
+    seen = bytearray(num_rows)
+    wrong = 0
+    for row in rows_of(OUT):
+        seen[row["row"]] += 1
+        wrong += (row["label"], row["score"]) != wanted[row["uri"]]
+    print(
+        f"{num_rows:,} rows: {seen.count(0)} lost, {sum(times > 1 for times in seen)} twice, {wrong} wrong; "
+        f"verify: complete={found.complete}, {len(found.faults)} faults"
+    )
+    if seen.count(1) != num_rows or wrong or found.faults or not found.complete:
+        raise SystemExit(1)
+
+
+def rows_of(out: str) -> list[dict[str, object]]:
+    import batchrec
+
+    return batchrec.open(out).predictions().to_table(columns=["row", "uri", "label", "score"]).to_pylist()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.cluster.soak", description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--pause", type=float, default=6.0, help="seconds between two blows")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    began = time.monotonic()
+    with S3Server() as bucket, tempfile.TemporaryDirectory(prefix="soak") as scratch:
+        bucket.create_bucket("results")
+        os.environ.update(bucket.environment)
+        manifest, model = draw_archive(Path(scratch), asked.rows), draw_model(Path(scratch))
+        bucket.fault = weather = SeededFaults(asked.seed, BAD_DAY)
+        with raylets() as cluster:
+            cluster.start_head(num_cpus=0)
+            for _ in range(3):
+                cluster.add_node(num_cpus=1)
+            havoc = Havoc(cluster, random.Random(asked.seed))
+            words = ["submit", manifest, "-o", OUT, "--model", model, "--address", cluster.url, "--backend", "openvino"]
+            command = [sys.executable, "-m", "batchrec", *map(str, words)]
+            typed = run(command, cluster, havoc, asked.kills, asked.pause, bucket)
+        bucket.fault = None
+        print(f"complete after {time.monotonic() - began:.0f} s, typed {typed} times, killed {dict(havoc.done)},")
+        print(f"faults of the store {sum(weather.made.values()):,}")
+        check(manifest, model, asked.rows, Path(scratch))
+
+
+if __name__ == "__main__":
+    main()
