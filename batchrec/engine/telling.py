@@ -62,8 +62,9 @@ class Journal:
         self._observer, self._layout, self._driver = observer, layout, driver
         self._fixed = {"driver": driver, "num_rows": num_rows, "num_shards": num_shards}
         self._clock = clock
-        self._written_at = -WRITE_EVERY_S
+        self._written_at = self._kept_at = -WRITE_EVERY_S
         self._lines: deque[str] = deque(maxlen=MAX_LOG_LINES)
+        self._has_unkept = False
         self._writer = _LatestWriter(store)
 
     def worker_ready(self, facts: WorkerFacts) -> None:
@@ -79,6 +80,7 @@ class Journal:
     def tick(self, progress: RunProgress) -> None:
         """See :class:`batchrec.engine.coordinator.Observer`."""
         self._observer.tick(progress)
+        self._keep_log()
         if self._clock() - self._written_at < WRITE_EVERY_S:
             return
         self._written_at = self._clock()
@@ -89,22 +91,25 @@ class Journal:
             "num_workers_ready": progress.workers.get("ready", 0),
         }
         self._writer.put(self._layout.progress_key, json.dumps({**self._fixed, **done}, indent=1).encode())
-        self._put_log()
 
     def close(self) -> None:
         """Write what is left, if the store takes it within seconds."""
-        self._put_log()
+        self._keep_log(within_s=0.0)
         self._writer.close()
 
     def _note(self, line: str) -> None:
         # What workers raise quotes URIs, and everybody who may read the output reads this.
         line = shown(" ".join(line.splitlines()))
         self._lines.append(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {line}")
+        self._has_unkept = True
+        self._keep_log()  # at once if it can: a machine that dies soon must leave its first lines
 
-    def _put_log(self) -> None:
-        if self._lines:
-            text = "".join(f"{line}\n" for line in self._lines)
-            self._writer.put(self._layout.log_key(self._driver), text.encode(errors="backslashreplace"))
+    def _keep_log(self, within_s: float = WRITE_EVERY_S) -> None:
+        if not self._has_unkept or self._clock() - self._kept_at < within_s:
+            return
+        self._has_unkept, self._kept_at = False, self._clock()
+        text = "".join(f"{line}\n" for line in self._lines)
+        self._writer.put(self._layout.log_key(self._driver), text.encode(errors="backslashreplace"))
 
 
 class _LatestWriter:

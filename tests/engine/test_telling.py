@@ -104,3 +104,29 @@ def test_a_store_that_hangs_does_not_hold_up_the_end(
     began = time.monotonic()
     journal.close()
     assert time.monotonic() - began < 5
+
+
+def log_in(store: Store) -> str:
+    found = list(store.list(LAYOUT.log_key(3)))
+    return store.read(LAYOUT.log_key(3)).decode() if found else ""
+
+
+def wait_for_line(store: Store, line: str) -> None:
+    give_up_at = time.monotonic() + 20
+    while line not in log_in(store):
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)
+
+
+def test_the_first_line_is_kept_at_once_since_the_machine_may_die_soon(tmp_path: Path, clock: Clock) -> None:
+    store = open_store(str(tmp_path), StoreOptions())
+    journal = journal_in(store, clock)
+    journal.say("worker 0 is ready")
+    wait_for_line(store, "worker 0 is ready")
+    journal.say("worker 1 is ready")
+    clock.now += WRITE_EVERY_S
+    journal.tick(progress(1))
+    wait_for_line(store, "worker 1 is ready")
+    journal.say("the last line")
+    journal.close()
+    assert "the last line" in log_in(store)
