@@ -217,6 +217,7 @@ def test_a_job_asked_to_stop_ends_resumable_and_leaves_no_half_part(
     os.kill(process.pid, number)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, "the same command resumes" in errors) == (code, True), errors
+    assert "images are published" in errors
     found = verified(tmp_path / "out")
     assert (found.faults, found.complete) == ((), False)
 

@@ -56,10 +56,11 @@ def run_and_report(spec: JobSpec, as_json: bool, *, site: Site | None = None, mo
     def begin(job: Job) -> None:
         observer.begin(plan_lines(job.facts()), job.plan.num_rows, job.num_rows_done)
 
+    summary = None
     try:
         summary = run_job(spec, observer, site=site, model=model, on_plan=begin)
     finally:
-        observer.close()
+        observer.close(ended_early=summary is None)
     try:
         if as_json:
             click.echo(json.dumps(summary.to_json(), indent=1))

@@ -10,6 +10,7 @@ from typing import TextIO
 from batchrec.records import WorkerFacts
 from batchrec.report.binding import Threads, weigh
 from batchrec.report.progress import Progress
+from batchrec.report.unfinished import unfinished_lines
 from batchrec.stats import RunProgress, ShardStats
 
 
@@ -33,6 +34,8 @@ class TerminalObserver:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._progress: Progress | None = None
+        self._num_rows = self._num_done = 0
+        self._latest = RunProgress()
         self._workers: list[WorkerFacts] = []
         self._working_since: float | None = None
 
@@ -48,6 +51,7 @@ class TerminalObserver:
         with contextlib.suppress(OSError, ValueError):
             self._stream.writelines(f"{line}\n" for line in lines)
             self._stream.flush()
+        self._num_rows, self._num_done = num_rows, num_done
         self._progress = Progress(num_rows, num_done, stream=self._stream)
 
     def worker_ready(self, facts: WorkerFacts) -> None:
@@ -63,19 +67,38 @@ class TerminalObserver:
 
     def tick(self, progress: RunProgress) -> None:
         """See :class:`batchrec.engine.coordinator.Observer`."""
+        self._latest = progress
         if self._progress is not None:
             bound_by = self._bound_by(progress.stats)
             self._progress.update(progress.num_ok, progress.num_failed, progress.num_shards_done, bound_by)
 
     def _bound_by(self, stats: ShardStats) -> str:
-        if not self._workers or self._working_since is None:
-            return ""
-        span_s = time.monotonic() - self._working_since
-        on_gpu = any(facts.device != "cpu" for facts in self._workers)
-        kind = weigh(stats, span_s, Threads.of(self._workers), on_gpu=on_gpu).kind
+        kind = weigh(stats, self._span_s(), Threads.of(self._workers), on_gpu=self._on_gpu()).kind
         return "" if kind == "unclear" else f"{kind}-bound"
 
-    def close(self) -> None:
-        """End the line."""
-        if self._progress is not None:
-            self._progress.close()
+    def _span_s(self) -> float:
+        return 0.0 if self._working_since is None else time.monotonic() - self._working_since
+
+    def _on_gpu(self) -> bool:
+        return any(facts.device != "cpu" for facts in self._workers)
+
+    def close(self, *, ended_early: bool = False) -> None:
+        """End the line.
+
+        Args:
+            ended_early: Whether no report comes, so that what stands is said here.
+        """
+        if self._progress is None:
+            return
+        self._progress.close()
+        if not ended_early or self._working_since is None:
+            return
+        for line in unfinished_lines(
+            self._latest,
+            num_rows=self._num_rows,
+            num_rows_before=self._num_done,
+            span_s=self._span_s(),
+            threads=Threads.of(self._workers),
+            on_gpu=self._on_gpu(),
+        ):
+            self._progress.message(line)
