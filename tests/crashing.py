@@ -32,7 +32,8 @@ class CrashingStore:
 
     def __init__(self, store: Store, at: int | None = None, moment: Moment = Moment.BEFORE) -> None:
         self._store, self._at, self._moment = store, at, moment
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        self._num_under_way = 0
         self.url = store.url
         self.operations: list[str] = []
         self.dead = False
@@ -64,6 +65,11 @@ class CrashingStore:
         if self.dead:
             raise Crashed
 
+    def wait_until_still(self) -> None:
+        """Wait for what other threads had begun when the process died: it may still land."""
+        with self._lock:
+            assert self._lock.wait_for(lambda: self._num_under_way == 0, 60)
+
     def _do(self, name: str, key: str, act: Callable[..., Any], *arguments: Any) -> Any:
         with self._lock:
             self.die_if_dead()
@@ -71,6 +77,15 @@ class CrashingStore:
             chosen = len(self.operations) == self._at
             if chosen and self._moment is not Moment.ANSWER_LOST:
                 self.dead = True
+            self._num_under_way += 1
+        try:
+            return self._act(name, key, chosen, act, *arguments)
+        finally:
+            with self._lock:
+                self._num_under_way -= 1
+                self._lock.notify_all()
+
+    def _act(self, name: str, key: str, chosen: bool, act: Callable[..., Any], *arguments: Any) -> Any:
         if chosen and self._moment is Moment.BEFORE:
             raise Crashed
         answer = act(*arguments)

@@ -160,6 +160,7 @@ def live(store: CrashingStore) -> bool:
     try:
         run(store)
     except Crashed:
+        store.wait_until_still()
         return False
     return True
 

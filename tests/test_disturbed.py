@@ -75,7 +75,7 @@ def num_parts(out: Path) -> int:
     return len(list(out.glob("predictions/*/part-*.parquet")))
 
 
-def wait_for_parts(out: Path, count: int, process: subprocess.Popen[str], within_s: float = 60) -> int:
+def wait_for_parts(out: Path, count: int, process: subprocess.Popen[str], within_s: float = 180) -> int:
     give_up_at = time.monotonic() + within_s
     while (found := num_parts(out)) < count:
         assert process.poll() is None, process.communicate()
@@ -227,9 +227,11 @@ def test_a_second_coordinator_is_refused_while_the_first_runs(
 ) -> None:
     first = submit()
     wait_for_parts(tmp_path / "out", 1, first)
+    os.kill(first.pid, signal.SIGSTOP)  # or it might be through before the second has started
     second = submit()
-    _, errors = second.communicate(timeout=60)
+    _, errors = second.communicate(timeout=120)
     assert (second.returncode, "is being run already" in errors) == (3, True), errors
-    first.communicate(timeout=120)
+    os.kill(first.pid, signal.SIGCONT)
+    first.communicate(timeout=180)
     assert first.returncode == 0
     assert verified(tmp_path / "out") == undisturbed

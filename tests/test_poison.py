@@ -107,7 +107,7 @@ def restarts(done: subprocess.CompletedProcess[str]) -> int:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("num_rows", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_rows", [2_000, pytest.param(10_000, marks=pytest.mark.cluster)])
 def test_an_image_that_crashes_its_decoder_is_one_row(run: Run, tmp_path: Path, num_rows: int) -> None:
     done = run(num_rows, {1321: "abort"})
     assert done.returncode == 0, done.stderr
@@ -116,7 +116,7 @@ def test_an_image_that_crashes_its_decoder_is_one_row(run: Run, tmp_path: Path, 
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("num_rows", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_rows", [2_000, pytest.param(10_000, marks=pytest.mark.cluster)])
 def test_images_that_hang_eat_memory_or_crash_are_a_row_each(run: Run, tmp_path: Path, num_rows: int) -> None:
     done = run(num_rows, {321: "hang", 1021: "eat", 1821: "segfault"}, "--decode-within", "3s")
     assert done.returncode == 0, done.stderr
@@ -138,13 +138,13 @@ def test_an_image_whose_note_is_lost_with_its_pod_is_found_after_two_workers(run
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_decoder_that_hangs_with_the_interpreters_lock_is_found_by_the_stall(run: Run, tmp_path: Path) -> None:
     done = run(400, {321: "hang_with_the_lock"}, "--decode-within", "3s", "--stall", "15s")
     assert done.returncode == 0, done.stderr
     assert rows_not_ok(tmp_path / "out", 400) == {321: "decode_timeout"}
     assert restarts(done) == 1, done.stderr
-    assert re.search(r"no row of shard [\d, ]*3[\d, ]* finished for 1\d s; in hand: ", done.stderr), done.stderr
+    assert re.search(r"no row of shard [\d, ]*3[\d, ]* finished for \d+ s; in hand: ", done.stderr), done.stderr
 
 
 def test_without_a_pool_of_processes_the_same_command_gets_through(run: Run, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def assert_unfinished(out: Path) -> None:
     assert (found.faults, found.complete, (out / "_SUCCESS").exists()) == ((), False, False)
 
 
-def wait_for_parts(out: Path, count: int, command: Command, within_s: float = 60) -> None:
+def wait_for_parts(out: Path, count: int, command: Command, within_s: float = 180) -> None:
     give_up_at = time.monotonic() + within_s
     while len(list(out.glob("predictions/*/part-*.parquet"))) < count:
         assert command.running, command.err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,17 +24,15 @@ def job_file(archive: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_later_attempt_of_a_finished_job_ends_in_seconds_with_the_same_code(
+def test_a_later_attempt_of_a_finished_job_starts_no_worker_and_ends_with_the_same_code(
     run_cli: Cli, local_ray: None, job_file: Path, tmp_path: Path
 ) -> None:
     code, printed, said = run_cli("run", job_file)
     assert (code, "over the failure limit" in printed) == (4, True), said
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
-    began = time.monotonic()
     code, printed, said = run_cli("run", job_file, "--json")
     assert (code, json.loads(printed)["exit_code"]) == (4, 4), said
     assert "ready in" not in said, "no worker started"
-    assert time.monotonic() - began < 10
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
 
 

@@ -20,8 +20,9 @@ import psutil
 
 TOKEN = "a-token-that-only-this-test-knows-0123456789"
 _HEALTH = (
-    '{"health_check_initial_delay_ms": 0, "health_check_period_ms": 300,'
-    ' "health_check_timeout_ms": 1000, "health_check_failure_threshold": 3}'
+    # Sooner than Ray's own, but not so soon that a raylet is given up that only waits for one of two cores.
+    '{"health_check_initial_delay_ms": 0, "health_check_period_ms": 500,'
+    ' "health_check_timeout_ms": 5000, "health_check_failure_threshold": 3}'
 )
 
 
@@ -95,6 +96,27 @@ class Raylets:
             os.killpg(node.pid, signal.SIGKILL)
         node.wait()
 
+    @property
+    def standing(self) -> list[int]:
+        """Numbers of the nodes, without the head, that run."""
+        return [number for number, node in enumerate(self.nodes) if number and node.poll() is None]
+
+    def drain(self, number: int, notice_s: float) -> None:
+        """Tell the cluster that a node will be taken away, as the notice of a spot machine does."""
+        reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot notice"]
+        deadline = ["--deadline-remaining-seconds", str(notice_s)]
+        command = ["drain-node", "--address", f"127.0.0.1:{self.port}", "--node-id", self._node_id(number)]
+        words = [sys.executable, "-m", "ray.scripts.scripts", *command, *reason, *deadline]
+        subprocess.run(words, env=self.environment, check=True, capture_output=True, timeout=60)
+
+    def _node_id(self, number: int) -> str:
+        """Return Ray's name of a node: its raylet is told of it."""
+        for process in psutil.Process(self.nodes[number].pid).children(recursive=True):
+            for word in process.cmdline():
+                if process.name() == "raylet" and word.startswith("--node_id="):
+                    return word.partition("=")[2]
+        raise RuntimeError(f"node {number} has no raylet")
+
     def workers(self, number: int) -> list[psutil.Process]:
         """Return the processes of batchrec's workers on a node."""
         descendants = psutil.Process(self.nodes[number].pid).children(recursive=True)
@@ -116,6 +138,9 @@ class Raylets:
                     *command,
                     f"--object-store-memory={80 * 2**20}",
                     f"--dashboard-agent-listen-port={free_port()}",
+                    # Several nodes of one machine must not choose from the same range.
+                    "--min-worker-port=0",
+                    "--max-worker-port=0",
                     *arguments,
                 ],
                 stdout=log,

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -228,10 +227,8 @@ def test_a_manifest_of_this_disk_runs_on_a_cluster_elsewhere_that_has_batchrec(
     arguments = ["submit", path, "-o", "s3://photos/out", "--allow-bucket", "photos", "--address"]
     # The installation of an image, as far as Python can tell.
     installed = ["--env", f"PYTHONPATH={REPOSITORY}", "--s3-endpoint", bucket.url, "--s3-region", "us-east-1"]
-    began_at = time.monotonic()
     code, _, err = run_cli(*arguments, f"http://{own_ip()}:{head.port}", *installed, "--max-failure-rate", 1)
     assert code == 0, err
-    assert time.monotonic() - began_at < 120
     opened = batchrec.open("s3://photos/out", StoreOptions(endpoint=bucket.url))
     [file] = open_manifest(JobSpec(source=(str(path),), output="-")).files
     assert opened.identity["manifest"] == [[file.name, file.size, file.footer_sha256]]

@@ -8,7 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import batchrec
@@ -69,6 +72,22 @@ def submission(cluster: Raylets, long_manifest: Path, tmp_path: Path) -> list[ob
     return [*words, *FLAGS]
 
 
+@pytest.fixture(scope="module")
+def longer_manifest(long_manifest: Path) -> Path:
+    """Twice as long: nodes have time to leave and to join."""
+    table = pq.read_table(long_manifest)
+    path = long_manifest.with_name("longer.parquet")
+    pq.write_table(pa.concat_tables([table, table]), path)
+    return path
+
+
+@pytest.fixture
+def longer_submission(submission: list[object], longer_manifest: Path, long_manifest: Path) -> list[object]:
+    """The words that submit the longer job, in as many shards."""
+    words = [longer_manifest if word == long_manifest else word for word in submission]
+    return [*words, f"--set=rows_per_shard={2 * SETTINGS['rows_per_shard']}"]
+
+
 def verified(out: Path) -> Verification:
     opened = batchrec.open(str(out))
     return verify(opened.store, opened.layout, list(Plan.from_parquet(opened.store.read(opened.layout.plan_key))))
@@ -91,8 +110,36 @@ def ended(process: subprocess.Popen[str], within_s: float = 180) -> tuple[int, s
     return process.returncode, out, errors
 
 
-def report_of(out: Path) -> dict[str, int]:
+def report_of(out: Path) -> dict[str, Any]:
     return json.loads((out / "report.json").read_text())
+
+
+def assert_all_rows_twice(out: Path, undisturbed: Verification) -> None:
+    """The longer job is sound and complete, and its second half is its first."""
+    found = verified(out)
+    assert (found.faults, found.complete, found.num_rows) == ((), True, 2 * undisturbed.num_rows)
+    table = batchrec.open(str(out)).predictions().to_table(columns=["row", "image_id", "label", "error_code"])
+    rows = table.sort_by("row").drop_columns("row")
+    assert rows.slice(0, undisturbed.num_rows).equals(rows.slice(undisturbed.num_rows))
+
+
+def replace_a_node(cluster: Raylets, victim: int, out: Path, process: subprocess.Popen[str]) -> None:
+    """Take a node away and add one; whoever works elsewhere stands still until the new one has published."""
+    cluster.remove(victim)
+    others = [worker for node in cluster.standing for worker in cluster.workers(node)]
+    for worker in others:
+        worker.suspend()
+    cluster.add_node(num_cpus=1)
+    wait_for_parts(out, parts(out) + 1, process)
+    for worker in others:
+        worker.resume()
+
+
+def assert_one_node_went_and_one_came(report: dict[str, Any]) -> None:
+    assert report["workers_lost"] == 1
+    assert report["attempts_failed"] == 0
+    assert report["attempts_lost"] <= 2, "a worker holds two shards at most"
+    assert len({worker["pid"] for worker in report["workers"]}) == 3, "two at first, and one on the node that came late"
 
 
 def test_a_job_submitted_by_http_ends_with_the_rows_of_one_process(
@@ -113,7 +160,7 @@ def test_a_worker_killed_in_mid_run_costs_no_row(
 ) -> None:
     process = type_command(*submission)
     wait_for_parts(tmp_path / "out", 2, process)
-    victims = [worker for node in (1, 2, 3) for worker in cluster.workers(node)][:1]
+    victims = [worker for node in cluster.standing for worker in cluster.workers(node)][:1]
     assert victims
     victims[0].kill()
     code, _, said = ended(process)
@@ -123,34 +170,45 @@ def test_a_worker_killed_in_mid_run_costs_no_row(
 
 
 def test_a_node_lost_and_another_added_cost_its_shards_in_flight_at_most(
-    type_command: Command, submission: list[object], cluster: Raylets, undisturbed: Verification, tmp_path: Path
+    type_command: Command, longer_submission: list[object], cluster: Raylets, undisturbed: Verification, tmp_path: Path
 ) -> None:
-    process = type_command(*submission)
+    process = type_command(*longer_submission)
     wait_for_parts(tmp_path / "out", NUM_SHARDS // 2, process)
-    victim = next(node for node in (1, 2, 3) if cluster.workers(node))
-    cluster.remove(victim)
-    late = cluster.add_node(num_cpus=1)
+    replace_a_node(cluster, next(node for node in cluster.standing if cluster.workers(node)), tmp_path / "out", process)
     code, _, said = ended(process)
     assert code == 0, said
-    assert verified(tmp_path / "out") == undisturbed
-    report = report_of(tmp_path / "out")
-    assert report["workers_lost"] == 1
-    assert report["attempts_failed"] == 0
-    assert report["attempts_lost"] <= 2, "a worker holds two shards at most"
-    assert cluster.nodes[late].poll() is None
+    assert_all_rows_twice(tmp_path / "out", undisturbed)
+    assert_one_node_went_and_one_came(report_of(tmp_path / "out"))
+
+
+def test_a_spot_node_that_is_drained_and_taken_costs_its_shards_in_flight_at_most(
+    type_command: Command, longer_submission: list[object], cluster: Raylets, undisturbed: Verification, tmp_path: Path
+) -> None:
+    process = type_command(*longer_submission)
+    wait_for_parts(tmp_path / "out", 2, process)
+    victim = next(node for node in cluster.standing if cluster.workers(node))
+    cluster.drain(victim, notice_s=3)
+    time.sleep(3)
+    replace_a_node(cluster, victim, tmp_path / "out", process)
+    code, _, said = ended(process)
+    assert code == 0, said
+    assert "was lost with its node" in said
+    assert_all_rows_twice(tmp_path / "out", undisturbed)
+    assert_one_node_went_and_one_came(report_of(tmp_path / "out"))
 
 
 def test_a_job_stopped_is_resumed_by_another_driver(
     type_command: Command, submission: list[object], undisturbed: Verification, tmp_path: Path
 ) -> None:
-    process = type_command(*submission)
-    wait_for_parts(tmp_path / "out", 3, process)
+    slowly = (*submission, "--workers", "1")  # so that it is not through before it is stopped
+    process = type_command(*slowly)
+    wait_for_parts(tmp_path / "out", 1, process)
     code, printed, said = ended(type_command("stop", tmp_path / "out"))
     assert (code, "is stopped" in printed) == (0, True), (printed, said)
     code, _, said = ended(process)
     assert code in (5, 6), said
     assert parts(tmp_path / "out") < NUM_SHARDS
-    code, _, said = ended(type_command(*submission))
+    code, _, said = ended(type_command(*slowly))
     assert code == 0, said
     assert verified(tmp_path / "out") == undisturbed
     listed = json.loads(ended(type_command("list", tmp_path / "out", "--json"))[1])
@@ -158,17 +216,19 @@ def test_a_job_stopped_is_resumed_by_another_driver(
 
 
 def test_of_two_drivers_at_once_the_second_is_refused(
-    type_command: Command, submission: list[object], undisturbed: Verification, tmp_path: Path
+    type_command: Command, longer_submission: list[object], tmp_path: Path
 ) -> None:
-    first = type_command(*submission, "--workers", "1")  # which leaves a core for another coordinator
+    # One worker leaves a core for another coordinator, and takes its time.
+    first = type_command(*longer_submission, "--workers", "1")
     wait_for_parts(tmp_path / "out", 1, first)
     # Another command for the same rows: the submission has another name, the job is the same.
-    code, _, said = ended(type_command(*submission, "--workers", "1", "--deadline", "1h"))
+    code, _, said = ended(type_command(*longer_submission, "--workers", "1", "--deadline", "1h"))
     assert code == 3, said
     assert "this job is being run already" in said
-    code, _, said = ended(first)
-    assert code == 0, said
-    assert verified(tmp_path / "out") == undisturbed
+    assert first.poll() is None
+    assert ended(type_command("stop", tmp_path / "out"))[0] == 0
+    assert ended(first)[0] in (5, 6)
+    assert verified(tmp_path / "out").faults == ()
 
 
 def test_a_cluster_without_room_says_what_it_needs_and_ends(

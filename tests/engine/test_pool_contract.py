@@ -156,7 +156,8 @@ def test_a_worker_in_this_process_cannot_be_ended_and_the_run_is() -> None:
 
 
 @pytest.mark.ray
-def test_a_pool_says_what_it_holds_and_what_it_lacks(local_ray: None) -> None:
+def test_a_pool_says_what_it_holds_and_what_it_lacks(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from batchrec.engine import ray_pool
     from batchrec.engine.ray_pool import RayPool
 
     assert RayPool(NullWorker, Placement("cpu", 1, 1)).room() == 2
@@ -164,3 +165,5 @@ def test_a_pool_says_what_it_holds_and_what_it_lacks(local_ray: None) -> None:
     assert RayPool(NullWorker, Placement("cpu", 1, 1)).lacking(2).startswith("the workers are starting, or wait")
     assert RayPool(NullWorker, Placement("cpu", 3, 8)).lacking(3) == "need 3 x 8 CPUs, cluster has 2 on 1 nodes"
     assert RayPool(NullWorker, Placement("cuda", 8, 1)).lacking(8) == "need 8 GPUs, cluster has 0"
+    monkeypatch.setattr(ray_pool, "num_pending_nodes", lambda: 2)  # no autoscaler runs here
+    assert RayPool(NullWorker, Placement("cuda", 8, 1)).lacking(8) == "need 8 GPUs, cluster has 0 (2 nodes pending)"

@@ -90,7 +90,7 @@ def test_the_schema_takes_every_job_file_and_each_names_it(path: Path) -> None:
     assert read_job_file(str(path)).values.keys() <= BY_NAME.keys()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(PLAIN)
 @example({"limit": 5.0})
 @example({"limit": 2**53})
@@ -107,7 +107,7 @@ def test_the_reader_takes_what_the_schema_takes_and_nothing_else(takes: Callable
 
 
 @pytest.mark.parametrize("setting", BY_NAME.values(), ids=list(BY_NAME))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(value=VALUES)
 def test_the_reader_and_the_schema_agree_on_each_setting(
     setting: Setting, takes: Callable[[Any], bool], value: Any

@@ -29,7 +29,7 @@ def all_shards(manifest, size, limit=None):
     return list(plan_shards([file.num_rows for file in manifest.files], size, limit))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows_by_file=st.lists(st.integers(0, 300), min_size=1, max_size=3).filter(any),
     group=st.integers(1, 130),

@@ -102,14 +102,14 @@ def outcome(decoder: Decoder, data: bytes) -> ErrorCode | None:
 
 
 @given(name=st.sampled_from(sorted(GOOD)), data=st.data())
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 def test_any_truncation_gives_a_picture_or_a_code(decoder, name, data):
     length = data.draw(st.integers(0, len(GOOD[name])))
     outcome(decoder, GOOD[name][:length])
 
 
 @given(name=st.sampled_from(sorted(GOOD)), data=st.data())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_any_flipped_bytes_give_a_picture_or_a_code(decoder, name, data):
     damaged = bytearray(GOOD[name])
     # Headers are short and decide most: half of the damage goes there.
@@ -123,7 +123,7 @@ def test_any_flipped_bytes_give_a_picture_or_a_code(decoder, name, data):
     magic=st.sampled_from([data[:length] for data in GOOD.values() for length in (0, 2, 4, 8, 12, 16, 30)]),
     rest=st.binary(max_size=300),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_bytes_after_a_magic_give_a_code(decoder, magic, rest):
     outcome(decoder, magic + rest)
 

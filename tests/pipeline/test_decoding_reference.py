@@ -115,7 +115,7 @@ def test_a_turned_jpeg_matches_the_reference_turned_first(orientation, size):
 )
 @example(240, 240, (256, 224), "bilinear")  # as wide as what is asked of the kernel
 @example(253, 771, (256, 224), "bicubic")  # as many rows left as are asked for
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_skipping_what_the_crop_drops_changes_no_bit(width, height, geometry, interpolation):
     resize, crop = geometry
     short, long = sorted((width, height))

@@ -100,7 +100,7 @@ def stream(greys: Path, backend: GreyBackend) -> Iterator[Stream]:
     made.close()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_every_row_comes_back_in_its_place(greys: Path, data: st.DataObject) -> None:
     rows = st.lists(st.one_of(st.integers(0, GREYS - 1), st.just("broken"), st.just("absent")), min_size=1, max_size=30)

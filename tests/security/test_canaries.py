@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -317,5 +316,5 @@ def _metrics(port: int) -> str:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
             return answer.read().decode()
-    except urllib.error.URLError as error:
+    except OSError as error:  # refused, reset or slow
         return f"the endpoint is not there yet: {error}"

@@ -64,7 +64,6 @@ TestJob = Job.TestCase
 TestJob.settings = settings(
     max_examples=2000,
     stateful_step_count=50,
-    deadline=None,
     derandomize=True,
     database=None,
     suppress_health_check=list(HealthCheck),
