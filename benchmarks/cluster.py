@@ -1,10 +1,10 @@
 """From `batchrec submit --address` to the first published part, on a cluster that runs already.
 
-python -m benchmarks.cluster [--rounds 3] [--nodes 1]
+python -m benchmarks.cluster [--rounds 3] [--nodes 2]
 
 Starts a real Ray head without cores and nodes of this machine with token authentication, draws 400 images, submits
 the same job once to warm the caches, then ROUNDS times into new folders. Prints JSON: seconds from the command to
-the first part, to the coordinator's first line, and to the end; the median.
+the first part, and to the end; the median.
 """
 
 from __future__ import annotations
