@@ -259,6 +259,8 @@ class S3Server:
         fault: Decides for every request whether something goes wrong; None for nothing.
         conditional_put: False makes a store that ignores ``If-None-Match`` on PUT.
         log: Every request answered, in order.
+        num_connections: Connections accepted so far.
+        num_under_way: Requests being answered now.
     """
 
     def __init__(
@@ -268,6 +270,7 @@ class S3Server:
         self.fault: Callable[[Request], Fault | None] | None = None
         self.conditional_put = conditional_put
         self.log: list[Access] = []
+        self.num_connections = self.num_under_way = 0
         self._host, self._port = host, port
         self._number = 0
         self._uploads: dict[str, dict[int, bytes]] = {}
@@ -348,6 +351,7 @@ class S3Server:
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
+        self.num_connections += 1
         sock = writer.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
@@ -362,6 +366,13 @@ class S3Server:
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = await reader.readuntil(b"\r\n\r\n")
         request = await self._parse(head, reader, writer)
+        self.num_under_way += 1
+        try:
+            return await self._settle(request, writer)
+        finally:
+            self.num_under_way -= 1
+
+    async def _settle(self, request: Request, writer: asyncio.StreamWriter) -> bool:
         fault = (self.fault(request) if self.fault else None) or Fault()
         if fault.delay_s:
             await asyncio.sleep(fault.delay_s)

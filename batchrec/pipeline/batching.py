@@ -9,7 +9,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 
 import numpy as np
 
@@ -78,11 +80,18 @@ class Workbench:
         max_buffered_bytes: Encoded images from before they are read until they are decoded. One larger than
             all of it gets through alone.
         max_ready_batches: Full batches waiting for the model; decoding pauses at it.
+        max_reads: How many rows may be taken at once that are not read yet; asked each time, as it may change.
     """
 
     def __init__(
-        self, slab_shape: tuple[int, int, int, int], *, max_buffered_bytes: int, max_ready_batches: int
+        self,
+        slab_shape: tuple[int, int, int, int],
+        *,
+        max_buffered_bytes: int,
+        max_ready_batches: int,
+        max_reads: Callable[[], float] = lambda: inf,
     ) -> None:
+        self._max_reads = max_reads
         self._slab_shape = slab_shape
         self._max_buffered_bytes = max_buffered_bytes
         self._max_ready_batches = max_ready_batches
@@ -99,6 +108,7 @@ class Workbench:
         self._open: Batch | None = None
         self._held_bytes = 0
         self._num_wanting_room = 0
+        self._num_reads = 0
         self._num_upstream = 0
         self._closed = False
 
@@ -106,15 +116,22 @@ class Workbench:
         """Queue a shard's rows behind those of earlier shards."""
         with self._lock:
             self._sources.append((collector, 0))
-            self._rows_ready.notify_all()
+            self._rows_ready.notify()
 
-    def next_row(self) -> tuple[Collector, int] | None:
-        """Take the next row to fetch; waits for rows and for room. None once closed."""
+    def next_row(self, *, again: bool = False) -> tuple[Collector, int] | None:
+        """Take the next row to fetch; waits for rows, for room and for its turn. None once closed.
+
+        Args:
+            again: Whether the caller has read the row it took before.
+        """
         with self._lock:
+            self._num_reads -= again
             while not self._closed:
-                # While a read waits for room no other begins, so that a large image gets its turn.
-                if self._sources and not self._num_wanting_room and self._held_bytes < self._max_buffered_bytes:
-                    return self._take_row()
+                if self._may_take():
+                    taken = self._take_row()
+                    if self._may_take():
+                        self._rows_ready.notify()  # one wakes the next: many may wait where few can begin
+                    return taken
                 self._rows_ready.wait()
             return None
 
@@ -205,11 +222,17 @@ class Workbench:
             for waiting in (self._rows_ready, self._room_ready, self._work_ready, self._batch_ready):
                 waiting.notify_all()
 
+    def _may_take(self) -> bool:
+        # While a read waits for room no other begins, so that a large image gets its turn.
+        has_room = not self._num_wanting_room and self._held_bytes < self._max_buffered_bytes
+        return has_room and bool(self._sources) and self._num_reads < self._max_reads()
+
     def _take_row(self) -> tuple[Collector, int]:
         collector, row = self._sources.popleft()
         if row + 1 < len(collector.uris) and not collector.future.done():
             self._sources.appendleft((collector, row + 1))
         self._num_upstream += 1
+        self._num_reads += 1
         return collector, row
 
     def _fits(self, num_bytes: int) -> bool:
@@ -221,7 +244,7 @@ class Workbench:
         self._room_ready.wait_for(lambda: self._closed or self._fits(num_bytes), patience_s)
         self._num_wanting_room -= 1
         if not self._num_wanting_room:
-            self._rows_ready.notify_all()
+            self._rows_ready.notify()
         return time.perf_counter() - began
 
     def _release(self, num_bytes: int) -> None:

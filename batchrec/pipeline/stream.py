@@ -68,20 +68,24 @@ class Stream:
         self._under_way: set[Collector] = set()
         self._closed = False
         shape = (backend.batch_size, crop, crop, 3)
-        self._bench = Workbench(shape, max_buffered_bytes=max_buffered_bytes, max_ready_batches=backend.concurrency + 1)
+        self._bench = Workbench(
+            shape,
+            max_buffered_bytes=max_buffered_bytes,
+            max_ready_batches=backend.concurrency + 1,
+            max_reads=reader.concurrency,
+        )
         self._count_lock = threading.Lock()
         self._num_ok = self._num_failed = 0
-        self.num_fetch_threads = reader.concurrency()
-        self._threads = [
-            threading.Thread(target=loop, name=f"batchrec-{name}-{index}", daemon=True)
-            for index, (name, loop) in enumerate(self._loops(num_threads))
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._start_lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self.num_fetch_threads = 0
+        self._start_fetching()
+        for name, loop in self._loops(num_threads):
+            self._start(name, loop)
 
     def _loops(self, num_threads: int) -> list[tuple[str, Callable[[], None]]]:
         num_predicting = self._backend.concurrency
-        loops: list[tuple[str, Callable[[], None]]] = [("fetch", self._fetch_all)] * self.num_fetch_threads
+        loops: list[tuple[str, Callable[[], None]]] = []
         if self._backend.device == "cpu":
             loops += [("compute", lambda: self._compute_all(decodes=True, predicts=True))] * num_predicting
             loops += [("decode", self._decode_all)] * (num_threads - num_predicting)
@@ -89,6 +93,18 @@ class Stream:
             loops += [("predict", lambda: self._compute_all(decodes=False, predicts=True))] * num_predicting
             loops += [("decode", self._decode_all)] * num_threads
         return loops
+
+    def _start(self, name: str, loop: Callable[[], None]) -> None:
+        thread = threading.Thread(target=loop, name=f"batchrec-{name}-{len(self._threads)}", daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _start_fetching(self) -> None:
+        """Start as many threads as the reader may use now; those it may no longer use wait for their turn."""
+        with self._start_lock:
+            while not self._closed and self.num_fetch_threads < self._reader.concurrency():
+                self._start("fetch", self._fetch_all)
+                self.num_fetch_threads += 1
 
     def submit(
         self, uris: Sequence[str | None], *, shard: int = -1, apart: Container[int] = ()
@@ -118,7 +134,8 @@ class Stream:
 
     def close(self) -> None:
         """End all threads; shards under way end with an error."""
-        self._closed = True
+        with self._start_lock:
+            self._closed = True
         self._bench.close()
         give_up_at = time.monotonic() + _CLOSING_S
         for thread in self._threads:
@@ -128,8 +145,11 @@ class Stream:
             collector.abort(RuntimeError("the stream was closed"))
 
     def _fetch_all(self) -> None:
-        while (taken := self._bench.next_row()) is not None:
-            collector, row = taken
+        again = False
+        while (taken := self._bench.next_row(again=again)) is not None:
+            again, (collector, row) = True, taken
+            if self.num_fetch_threads < self._reader.concurrency():
+                self._start_fetching()
             room = Room(self._bench)
             try:
                 self._fetch(collector, row, room)

@@ -14,6 +14,7 @@ from urllib.parse import urljoin
 from batchrec.errors import ErrorCode, ImageError
 from batchrec.storage.hosts import PORTS, Host, HttpObject, admits, parse_http
 from batchrec.storage.http_connection import TIMEOUT_S, Connection, StaleError, TransientError, meanings
+from batchrec.storage.pacing import Pacer, Request
 
 Reserve = Callable[[int, float | None], bool]
 
@@ -60,11 +61,12 @@ class HttpReader:
     Args:
         hosts: Whom to ask.
         max_bytes: Larger images are refused, as soon as that is known.
+        pacer: Told of every request; one that is redirected counts as one.
     """
 
-    def __init__(self, hosts: Sequence[Host], max_bytes: int) -> None:
+    def __init__(self, hosts: Sequence[Host], max_bytes: int, pacer: Pacer) -> None:
         self._hosts = tuple(hosts)
-        self._max_bytes = max_bytes
+        self._max_bytes, self._pacer = max_bytes, pacer
         self._lock = threading.Lock()
         self._idle: dict[tuple[str, str, int], list[Connection]] = defaultdict(list)
         self._context: ssl.SSLContext | None = None
@@ -75,19 +77,28 @@ class HttpReader:
         Raises:
             ImageError: Always with a code of the closed list; no text of the server is in it.
         """
+        request = Request(self._pacer, reserve)
         room, num_tries = 0, 0
         while True:
             try:
-                return self._fetch(place, reserve, room)
+                data = self._fetch(place, request.reserve, room)
             except _MoreRoomError as short:
                 room = short.num_bytes
                 reserve(room, None)
             except TransientError as fault:
+                request.end(rejected=fault.is_rejection)
                 room, num_tries = 0, num_tries + 1
                 if num_tries == MAX_TRIES:
                     raise fault.error from None
                 reserve(0, None)
                 time.sleep(max(fault.wait_s, random.uniform(0.5, 1.0) * BACKOFF_S * 2**num_tries))
+            except ImageError:
+                request.end()
+                raise
+            else:
+                request.end()
+                return data
+            request.begin()
 
     def close(self) -> None:
         """Close the connections kept for later requests."""
@@ -153,7 +164,7 @@ class HttpReader:
         unknown = ErrorCode.SERVER_ERROR if response.status >= 500 else ErrorCode.READ_FAILED
         error = ImageError(_BY_STATUS.get(response.status, unknown), f"HTTP {response.status}")
         if response.status in _TRANSIENT_STATUS:
-            raise TransientError(error, _retry_after_s(response))
+            raise TransientError(error, _retry_after_s(response), is_rejection=response.status in (429, 503))
         raise error
 
     def _body(self, response: HTTPResponse, connection: Connection, reserve: Reserve, room: int) -> bytes:

@@ -22,12 +22,13 @@ HEADERS = {"User-Agent": "batchrec", "Accept": "image/*, */*;q=0.1", "Accept-Enc
 
 
 class TransientError(Exception):
-    """A fault that may be gone at the next try, which should wait at least so long."""
+    """A fault that may be gone at the next try, which should wait at least so long; perhaps the host said slow down."""
 
-    def __init__(self, error: ImageError, wait_s: float = 0.0) -> None:
+    def __init__(self, error: ImageError, wait_s: float = 0.0, *, is_rejection: bool = False) -> None:
         super().__init__(str(error))
         self.error = error
         self.wait_s = wait_s
+        self.is_rejection = is_rejection
 
 
 class StaleError(Exception):

@@ -7,18 +7,16 @@ import os
 import stat
 from collections.abc import Callable
 
-import obstore
-from obstore.exceptions import BaseError
-from obstore.store import S3Store as Bucket
-
 from batchrec.errors import ErrorCode, ImageError
 from batchrec.spec import StoreOptions
 from batchrec.storage.beneath import LeadsOutError, Roots
 from batchrec.storage.hosts import HttpObject
 from batchrec.storage.http_client import HttpReader
 from batchrec.storage.inputs import InputFile, list_inputs, open_input
-from batchrec.storage.policy import LocalFile, S3Object, UriPolicy
-from batchrec.storage.s3_client import Trouble, connect, diagnose
+from batchrec.storage.pace import Pace
+from batchrec.storage.pacing import Pacer
+from batchrec.storage.policy import LocalFile, UriPolicy
+from batchrec.storage.s3_images import S3Reader
 
 __all__ = ["ImageReader", "InputFile", "Reserve", "list_inputs", "open_input"]
 
@@ -29,8 +27,9 @@ Reserve = Callable[[int, float | None], bool]
 LOCAL_CONCURRENCY = 4
 # Enough to hide 50 ms of latency behind a decoder of 600 images/s.
 REMOTE_CONCURRENCY = 32
-# A connection whose body nobody takes is closed by the store or the client sooner or later.
-MAX_HELD_S = 5.0
+# Enough to hide 100 ms behind eight cores; what a host that is no object store may be asked at once stays lower.
+BUCKET_CONCURRENCY = 256
+HOST_CONCURRENCY = 32
 
 _BY_ERRNO = {
     errno.ENOENT: (ErrorCode.NOT_FOUND, ""),
@@ -40,19 +39,6 @@ _BY_ERRNO = {
     errno.EPERM: (ErrorCode.ACCESS_DENIED, "no permission to read the file"),
     errno.ENXIO: (ErrorCode.URI_INVALID, "not a regular file"),
     errno.ELOOP: (ErrorCode.URI_REFUSED, "links that go round"),
-}
-_BY_TROUBLE = {
-    Trouble.NO_OBJECT: (ErrorCode.NOT_FOUND, ""),
-    Trouble.NO_BUCKET: (ErrorCode.NOT_FOUND, "the bucket does not exist"),
-    Trouble.DENIED: (ErrorCode.ACCESS_DENIED, "the store denied it"),
-    Trouble.NO_CREDENTIALS: (ErrorCode.ACCESS_DENIED, "no AWS credentials were found: set the AWS_* variables"),
-    Trouble.EXPIRED: (ErrorCode.CREDENTIALS_EXPIRED, ""),
-    Trouble.ARCHIVED: (ErrorCode.READ_FAILED, "the object is archived: restore it first"),
-    Trouble.UNREACHABLE: (ErrorCode.ENDPOINT_UNREACHABLE, ""),
-    Trouble.REGION: (ErrorCode.ENDPOINT_UNREACHABLE, "the bucket is in another region: set AWS_REGION"),
-    Trouble.TIMEOUT: (ErrorCode.TIMEOUT, ""),
-    Trouble.ODD_KEY: (ErrorCode.URI_INVALID, "a key which the S3 client cannot ask for"),
-    Trouble.CHANGED: (ErrorCode.CHANGED_WHILE_READ, ""),
 }
 
 
@@ -73,8 +59,9 @@ class ImageReader:
         self._policy = policy
         self._max_bytes = max_bytes
         self._roots = Roots(policy.roots)
-        self._http = HttpReader(policy.hosts, max_bytes)
-        self._buckets: dict[str, Bucket] = {bucket: connect(bucket, options) for bucket in policy.buckets}
+        self._pacer = _pacer(policy)
+        self._http = HttpReader(policy.hosts, max_bytes, self._pacer)
+        self._s3 = S3Reader(policy.buckets, options, max_bytes, self._pacer)
 
     def read(self, uri: str | None, reserve: Reserve = _unbounded) -> bytes:
         """Return the bytes of one image.
@@ -91,11 +78,15 @@ class ImageReader:
             return self._read_local(place, reserve)
         if isinstance(place, HttpObject):
             return self._http.read(place, reserve)
-        return self._read_s3(place, reserve)
+        return self._s3.read(place, reserve)
 
     def concurrency(self) -> int:
-        """Return how many reads at once keep the source busy."""
-        return REMOTE_CONCURRENCY if self._policy.buckets or self._policy.hosts else LOCAL_CONCURRENCY
+        """Return how many reads at once keep the source busy; changes while a store is read."""
+        return self._pacer.limit
+
+    def allow(self, num_reads: int) -> None:
+        """Allow no more reads at once than these from now on, whatever would keep the source busy."""
+        self._pacer.allow(num_reads)
 
     def close(self) -> None:
         """Let go of the folders and connections held open."""
@@ -134,39 +125,17 @@ class ImageReader:
         same = after.st_size == before.st_size == len(data) and after.st_mtime_ns == before.st_mtime_ns
         return data if same else None
 
-    def _read_s3(self, place: S3Object, reserve: Reserve) -> bytes:
-        try:
-            result = self._announced(place, reserve)
-            size = result.meta["size"]
-            data = bytes(result.bytes())
-        except (BaseError, FileNotFoundError, ValueError) as error:
-            found = diagnose(error)
-            code, detail = _BY_TROUBLE.get(found.trouble, (ErrorCode.SERVER_ERROR, ""))
-            raise ImageError(code, "; ".join(filter(None, (detail, found.detail)))) from error
-        if len(data) != size:
-            raise ImageError(ErrorCode.SERVER_ERROR, f"{len(data)} of {size} bytes came")
-        return data
-
-    def _announced(self, place: S3Object, reserve: Reserve) -> obstore.GetResult:
-        """Return an object for whose bytes there is room; the client takes none before it is asked to."""
-        bucket = self._buckets[place.bucket]
-        result = obstore.get(bucket, place.key)
-        size = result.meta["size"]
-        self._check_size(size)
-        if reserve(size, MAX_HELD_S):
-            return result
-        del result  # and its connection with it
-        reserve(size, None)
-        result = obstore.get(bucket, place.key)
-        if result.meta["size"] != size:
-            raise ImageError(ErrorCode.CHANGED_WHILE_READ)
-        return result
-
     def _check_size(self, size: int) -> None:
         if size > self._max_bytes:
             raise ImageError(ErrorCode.TOO_MANY_BYTES, f"{size} bytes, limit {self._max_bytes}")
         if size == 0:
             raise ImageError(ErrorCode.EMPTY)
+
+
+def _pacer(policy: UriPolicy) -> Pacer:
+    if not policy.buckets and not policy.hosts:
+        return Pacer(Pace(LOCAL_CONCURRENCY, LOCAL_CONCURRENCY))
+    return Pacer(Pace(REMOTE_CONCURRENCY, HOST_CONCURRENCY if policy.hosts else BUCKET_CONCURRENCY))
 
 
 def _read_all(descriptor: int, size: int) -> bytes:

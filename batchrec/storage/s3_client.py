@@ -68,12 +68,34 @@ class Trouble(Enum):
     FAILED = auto()
 
 
+_TRANSIENT_TROUBLE = (Trouble.FAILED, Trouble.TIMEOUT, Trouble.UNREACHABLE, Trouble.NO_CREDENTIALS)
+
+
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """A client's error in our words; ``detail`` holds no text of the store or the client, so no secret."""
+    """A client's error in our words.
+
+    Attributes:
+        trouble: What kind of thing went wrong.
+        detail: For people; holds no text of the store or the client, so no secret.
+        status: Of the answer; 0 where none came.
+    """
 
     trouble: Trouble
     detail: str
+    status: int = 0
+
+    @property
+    def is_rejection(self) -> bool:
+        """Whether the store said slow down."""
+        return self.status in (429, 503)
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the same request may well succeed a little later."""
+        return self.status in (408, 429) or (
+            (self.status == 0 or self.status >= 500) and self.trouble in _TRANSIENT_TROUBLE
+        )
 
 
 def split_url(url: str) -> tuple[str, str]:
@@ -90,19 +112,24 @@ def split_url(url: str) -> tuple[str, str]:
     return bucket, prefix.strip("/")
 
 
-def connect(bucket: str, options: StoreOptions) -> Bucket:
+def connect(bucket: str, options: StoreOptions, *, retries: bool = True) -> Bucket:
     """Return the client of a bucket, the same one as long as the AWS variables stay the same. Makes no request.
+
+    Args:
+        bucket: Its name.
+        options: How to reach it.
+        retries: Whether it tries again by itself, and so keeps to itself that the store said slow down.
 
     Raises:
         UsageError: The endpoint is not a URL.
         AccessError: The AWS profile cannot be used.
     """
     variables = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
-    return _client(bucket, options, variables)
+    return _client(bucket, options, variables, retries)
 
 
 @lru_cache(maxsize=256)
-def _client(bucket: str, options: StoreOptions, variables: tuple[tuple[str, str], ...]) -> Bucket:
+def _client(bucket: str, options: StoreOptions, variables: tuple[tuple[str, str], ...], retries: bool) -> Bucket:
     environment = dict(variables)
     session = _session(environment)
     profile = _profile(session)
@@ -123,7 +150,7 @@ def _client(bucket: str, options: StoreOptions, variables: tuple[tuple[str, str]
             "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
         },
         retry_config={
-            "max_retries": MAX_RETRIES,
+            "max_retries": MAX_RETRIES if retries else 0,
             "retry_timeout": timedelta(seconds=RETRY_TIMEOUT_S),
             "backoff": {"max_backoff": timedelta(seconds=5)},
         },
@@ -199,7 +226,7 @@ def diagnose(error: Exception) -> Diagnosis:
     status, code, kind = (_first(pattern, text) for pattern in (STATUS, CODE, KIND))
     detail = " ".join(filter(None, (f"HTTP {status}" if status else "", code)))
     trouble = _trouble(error, text, int(status or 0), code, kind)
-    return Diagnosis(trouble, detail or trouble.name.lower().replace("_", " "))
+    return Diagnosis(trouble, detail or trouble.name.lower().replace("_", " "), int(status or 0))
 
 
 def _first(pattern: re.Pattern[str], text: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from batchrec.errors import CODES, ErrorCode, ImageError
 from batchrec.spec import StoreOptions
-from batchrec.storage import ImageReader, UriPolicy, beneath, reading
+from batchrec.storage import ImageReader, UriPolicy, beneath, reading, s3_images
 from tests.s3_server import Fault, S3Server
 
 MAX_BYTES = 1000
@@ -262,7 +262,7 @@ def test_an_object_is_read_in_one_request(s3_server: S3Server, s3_reader: ImageR
 def test_an_object_that_has_room_in_time_costs_one_request(s3_server: S3Server, s3_reader: ImageReader):
     asked: list[tuple[int, float | None]] = []
     assert s3_reader.read("a.jpg", lambda *wanted: asked.append(wanted) or True) == b"image a"
-    assert asked == [(7, reading.MAX_HELD_S)]
+    assert asked == [(7, s3_images.MAX_HELD_S)]
     assert len(s3_server.log) == 1
 
 
@@ -270,7 +270,7 @@ def test_an_object_that_must_wait_long_is_let_go_and_asked_for_again(s3_server: 
     answers = [False, True]
     asked: list[tuple[int, float | None]] = []
     assert s3_reader.read("a.jpg", lambda *wanted: asked.append(wanted) or answers[len(asked) - 1]) == b"image a"
-    assert asked == [(7, reading.MAX_HELD_S), (7, None)]
+    assert asked == [(7, s3_images.MAX_HELD_S), (7, None)]
     assert len(s3_server.log) == 2
 
 
