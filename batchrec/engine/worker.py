@@ -123,7 +123,6 @@ class Worker:
             Decoder(preprocess, job.limits, PictureReader(job.limits, job.shrink_to).read),
             backend,
             num_threads=job.num_threads,
-            crop=preprocess.crop,
             top_k=min(job.top_k, job.model.num_outputs),
             embedding=job.embedding,
             decoder_apart=Decoder(preprocess, job.limits, self._apart.read),

@@ -76,7 +76,7 @@ class Workbench:
     """Bounded queues of one worker.
 
     Args:
-        slab_shape: Shape of a batch, (batch size, height, width, 3).
+        new_slab: Makes room for one batch, uint8 (batch size, height, width, 3), in the memory its reader likes best.
         max_buffered_bytes: Encoded images from before they are read until they are decoded. One larger than
             all of it gets through alone.
         max_ready_batches: Full batches waiting for the model; decoding pauses at it.
@@ -85,14 +85,14 @@ class Workbench:
 
     def __init__(
         self,
-        slab_shape: tuple[int, int, int, int],
+        new_slab: Callable[[], np.ndarray],
         *,
         max_buffered_bytes: int,
         max_ready_batches: int,
         max_reads: Callable[[], float] = lambda: inf,
     ) -> None:
         self._max_reads = max_reads
-        self._slab_shape = slab_shape
+        self._new_slab = new_slab
         self._max_buffered_bytes = max_buffered_bytes
         self._max_ready_batches = max_ready_batches
         lock = threading.Lock()
@@ -188,10 +188,10 @@ class Workbench:
         """Copy a decoded image into the next slot, let its bytes go; the batch goes to the model once it is full."""
         with self._lock:
             if self._open is None:
-                self._open = Batch(self._free_slabs.pop() if self._free_slabs else np.zeros(self._slab_shape, np.uint8))
+                self._open = Batch(self._free_slabs.pop() if self._free_slabs else self._new_slab())
             batch, slot = self._open, len(self._open.rows)
             batch.rows.append((image.collector, image.row))
-            if slot + 1 == self._slab_shape[0]:
+            if slot + 1 == len(batch.slab):
                 self._open = None
         batch.slab[slot] = pixels
         with self._lock:

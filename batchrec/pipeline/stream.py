@@ -39,7 +39,6 @@ class Stream:
         decoder: Decodes and resizes one image.
         backend: Runs the model on one batch.
         num_threads: Cores to use for decoding, and for the model where it runs on them.
-        crop: Side of the model's input, in pixels.
         top_k: Labels the backend returns for each image.
         embedding: What is kept of each image's embedding; the backend returns them then.
         decoder_apart: Decodes rows that may have killed a worker; ``decoder`` when None.
@@ -54,7 +53,6 @@ class Stream:
         backend: Backend,
         *,
         num_threads: int,
-        crop: int,
         top_k: int,
         embedding: EmbeddingSpec | None = None,
         decoder_apart: Decoder | None = None,
@@ -67,9 +65,8 @@ class Stream:
         self._top_k, self._embedding = top_k, embedding
         self._under_way: set[Collector] = set()
         self._closed = False
-        shape = (backend.batch_size, crop, crop, 3)
         self._bench = Workbench(
-            shape,
+            backend.new_slab,
             max_buffered_bytes=max_buffered_bytes,
             max_ready_batches=backend.concurrency + 1,
             max_reads=reader.concurrency,

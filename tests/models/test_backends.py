@@ -177,7 +177,7 @@ def test_inductor_agrees_with_eager(small_model, noise):
 def test_without_openvino_torch_is_tried_alone(small_model, fresh_cache, monkeypatch):
     from batchrec.models.backends import openvino_cpu, torch_cpu
 
-    def no_compiler(self, side):
+    def no_compiler(self):
         raise hardware.BackendUnavailable("torch-inductor cannot compile here")
 
     monkeypatch.setattr(openvino_cpu, "openvino_version", lambda: None)

@@ -46,6 +46,9 @@ class GreyBackend:
         self.fails_on: int | None = None
         self._lock = threading.Lock()
 
+    def new_slab(self) -> np.ndarray:
+        return np.zeros((self.batch_size, SIDE, SIDE, 3), np.uint8)
+
     def predict(self, images: np.ndarray) -> Scores:
         assert images.shape == (self.batch_size, SIDE, SIDE, 3)
         with self._lock:
@@ -82,7 +85,6 @@ def stream_over(
         decoder,  # type: ignore[arg-type]
         backend,
         num_threads=num_threads,
-        crop=SIDE,
         top_k=backend.top_k,
         **arguments,
     )
@@ -253,7 +255,7 @@ def test_closing_ends_shards_under_way_with_an_error(greys: Path) -> None:
 
 
 def test_fetching_pauses_when_enough_is_held() -> None:
-    bench = Workbench((4, SIDE, SIDE, 3), max_buffered_bytes=100, max_ready_batches=1)
+    bench = Workbench(GreyBackend(4).new_slab, max_buffered_bytes=100, max_ready_batches=1)
     collector = Collector(["a", "b", "c"], 1)
     bench.add_shard(collector)
     assert bench.next_row() == (collector, 0)
@@ -272,7 +274,7 @@ def test_fetching_pauses_when_enough_is_held() -> None:
 
 
 def test_a_read_that_finds_no_room_in_time_is_told_so_and_holds_nothing() -> None:
-    bench = Workbench((4, SIDE, SIDE, 3), max_buffered_bytes=100, max_ready_batches=1)
+    bench = Workbench(GreyBackend(4).new_slab, max_buffered_bytes=100, max_ready_batches=1)
     first, second = Room(bench), Room(bench)
     assert first.reserve(60, None)
     assert not second.reserve(60, 0.01)
@@ -303,7 +305,7 @@ def large_files(tmp_path: Path) -> list[str]:
 def large_stream(folder: Path, decoder: object, bound: int) -> Stream:
     reader = ImageReader(UriPolicy(str(folder), (), ()), StoreOptions(), 2**30)
     backend = GreyBackend()
-    made = Stream(reader, decoder, backend, num_threads=2, crop=SIDE, top_k=1, max_buffered_bytes=bound)  # type: ignore[arg-type]
+    made = Stream(reader, decoder, backend, num_threads=2, top_k=1, max_buffered_bytes=bound)  # type: ignore[arg-type]
     assert made.num_fetch_threads > 1
     return made
 
@@ -397,7 +399,7 @@ def test_waiting_for_room_is_no_time_of_fetching(tmp_path: Path, large_files: li
 
 
 def test_decoding_pauses_when_enough_batches_are_ready() -> None:
-    bench = Workbench((1, SIDE, SIDE, 3), max_buffered_bytes=10_000, max_ready_batches=1)
+    bench = Workbench(GreyBackend(1).new_slab, max_buffered_bytes=10_000, max_ready_batches=1)
     collector = Collector(["a", "b"], 1)
     bench.add_shard(collector)
     for row in range(2):

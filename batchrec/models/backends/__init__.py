@@ -54,8 +54,11 @@ class Backend(Protocol):
     batch_size: int
     concurrency: int
 
+    def new_slab(self) -> NDArray[np.uint8]:
+        """Return room for one batch ``(batch_size, crop, crop, 3)``, where :meth:`predict` reads it fastest."""
+
     def predict(self, images: NDArray[np.uint8]) -> Scores:
-        """Recognise uint8 RGB images ``(batch_size, crop, crop, 3)``.
+        """Recognise uint8 RGB images ``(batch_size, crop, crop, 3)``, in a slab or any other array.
 
         The array may be reused as soon as the call returns. More callers than ``concurrency``
         are safe: they wait.

@@ -84,6 +84,7 @@ class OpenVinoBackend:
         self.precision = precision
         self.batch_size = batch_size
         self.concurrency = streams or num_threads
+        self._slab_shape = (batch_size, model.preprocess.crop, model.preprocess.crop, 3)
         self._top_k = top_k
         self._embeddings = embeddings
         graph = load_graph(model, batch_size, cache_dir, embeddings=embeddings)
@@ -92,6 +93,10 @@ class OpenVinoBackend:
         self._requests: SimpleQueue[Any] = SimpleQueue()
         for _ in range(self.concurrency):
             self._requests.put(compiled.create_infer_request())
+
+    def new_slab(self) -> NDArray[np.uint8]:
+        """See :class:`batchrec.models.backends.Backend`."""
+        return np.zeros(self._slab_shape, dtype=np.uint8)
 
     def predict(self, images: NDArray[np.uint8]) -> Scores:
         """Recognise uint8 RGB ``(batch_size, crop, crop, 3)``; callers beyond the streams wait."""

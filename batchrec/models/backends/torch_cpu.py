@@ -42,6 +42,7 @@ class TorchCpuBackend:
         self.name = "torch-inductor" if compiled else "torch-eager"
         self.precision = precision
         self.batch_size = batch_size
+        self._slab_shape = (batch_size, model.preprocess.crop, model.preprocess.crop, 3)
         self._top_k = top_k
         self._embeddings = embeddings
         self._alone = threading.Lock()
@@ -52,7 +53,11 @@ class TorchCpuBackend:
         network = build_model(model, embeddings=embeddings)
         self._network: Any = network.to(self._dtype).to(memory_format=torch.channels_last)
         if compiled:
-            self._compile(model.preprocess.crop)
+            self._compile()
+
+    def new_slab(self) -> NDArray[np.uint8]:
+        """See :class:`batchrec.models.backends.Backend`."""
+        return np.zeros(self._slab_shape, dtype=np.uint8)
 
     def predict(self, images: NDArray[np.uint8]) -> Scores:
         """Recognise uint8 RGB ``(batch_size, crop, crop, 3)``; other callers wait.
@@ -79,7 +84,7 @@ class TorchCpuBackend:
         outputs = self._network(pixels.sub_(self._mean).mul_(self._scale).to(self._dtype))
         return [each.float() for each in (outputs if self._embeddings else (outputs,))]
 
-    def _compile(self, side: int) -> None:
+    def _compile(self) -> None:
         import torch
         from torch._dynamo.exc import BackendCompilerFailed
         from torch._inductor.exc import InductorError
@@ -88,7 +93,7 @@ class TorchCpuBackend:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self.predict(np.zeros((self.batch_size, side, side, 3), dtype=np.uint8))
+                self.predict(self.new_slab())
         except (InductorError, BackendCompilerFailed) as error:
             raise BackendUnavailable(
                 "torch-inductor cannot compile here",

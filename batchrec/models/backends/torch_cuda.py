@@ -46,6 +46,7 @@ class TorchCudaBackend:
         self.device = device
         self.precision = precision
         self.batch_size = batch_size
+        self._slab_shape = (batch_size, model.preprocess.crop, model.preprocess.crop, 3)
         self._top_k = min(top_k, model.num_outputs)
         self._embeddings = embeddings
         self._portions = Portions(batch_size, portions_key(model, precision, _name_of(device), embeddings=embeddings))
@@ -54,10 +55,13 @@ class TorchCudaBackend:
         self._mean, self._scale = normalisation(model, device)
         network = build_model(model, embeddings=embeddings)
         self._network = network.to(device, self._dtype).to(memory_format=torch.channels_last)
-        shape = (batch_size, model.preprocess.crop, model.preprocess.crop, 3)
-        self._staging = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        self._staging = torch.empty(self._slab_shape, dtype=torch.uint8, pin_memory=True)
         torch.backends.cudnn.benchmark = True
-        self.predict(np.zeros(shape, dtype=np.uint8))
+        self.predict(self.new_slab())
+
+    def new_slab(self) -> NDArray[np.uint8]:
+        """See :class:`batchrec.models.backends.Backend`."""
+        return np.zeros(self._slab_shape, dtype=np.uint8)
 
     def predict(self, images: NDArray[np.uint8]) -> Scores:
         """Recognise uint8 RGB ``(batch_size, crop, crop, 3)``; other callers wait.
