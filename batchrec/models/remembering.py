@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,8 @@ def remember(
 ) -> dict[str, Any]:
     """Return the value stored under a key, computing and storing it the first time.
 
+    Of several processes of a machine one computes, and the others wait for what it finds.
+
     Args:
         kind: Subfolder of the cache.
         key: Everything the value depends on; JSON.
@@ -46,11 +50,14 @@ def remember(
     folder = folder or cache_folder()
     if folder is None:
         return compute()
-    path = folder / kind / f"{digest(key)[:32]}.json"
-    known = _read(path, key)
-    if known is None:
-        known = compute()
-        _write(path, {"key": key, "value": known})
+    known = recall(kind, key, folder=folder)
+    if known is not None:
+        return known
+    with one_at_a_time(kind, key, folder=folder):
+        known = recall(kind, key, folder=folder)
+        if known is None:
+            known = compute()
+            keep(kind, key, known, folder=folder)
     return known
 
 
@@ -65,6 +72,22 @@ def keep(kind: str, key: Mapping[str, Any], value: dict[str, Any], *, folder: Pa
     folder = folder or cache_folder()
     if folder is not None:
         _write(folder / kind / f"{digest(key)[:32]}.json", {"key": key, "value": value})
+
+
+@contextlib.contextmanager
+def one_at_a_time(kind: str, key: Mapping[str, Any], *, folder: Path | None = None) -> Iterator[None]:
+    """Hold off whoever else on this machine asks for the same; see :func:`remember` for the arguments.
+
+    Where files cannot be locked nobody is held off.
+    """
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):
+            folder = folder or cache_folder()
+            if folder is not None:
+                (folder / "locks").mkdir(parents=True, exist_ok=True)
+                lock = held.enter_context((folder / "locks" / f"{kind}-{digest(key)[:32]}").open("ab"))
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _read(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:

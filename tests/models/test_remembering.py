@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from batchrec.models.remembering import cache_folder, remember
@@ -14,6 +17,19 @@ def test_a_value_is_worked_out_once(tmp_path):
     calls, compute = counting()
     assert [remember("kind", {"a": 1}, compute, folder=tmp_path) for _ in range(3)] == [{"value": 1}] * 3
     assert len(calls) == 1
+
+
+def test_of_several_that_ask_at_once_one_works_it_out(tmp_path):
+    calls = []
+
+    def compute():
+        calls.append(1)
+        time.sleep(0.05)
+        return {"value": len(calls)}
+
+    with ThreadPoolExecutor(4) as askers:
+        found = [askers.submit(remember, "kind", {"a": 1}, compute, folder=tmp_path) for _ in range(4)]
+    assert [each.result() for each in found] == [{"value": 1}] * 4
 
 
 def test_another_key_is_another_value(tmp_path):

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CPU_BATCH_SIZE",
-    "CUDA_BATCH_SIZE",
     "Backend",
     "Scores",
     "open_backend",
@@ -34,7 +33,6 @@ __all__ = [
 ]
 
 CPU_BATCH_SIZE: Final = 32
-CUDA_BATCH_SIZE: Final = 256
 
 
 class Backend(Protocol):
@@ -84,8 +82,9 @@ def open_backend(
         model: What to run.
         precision: From :func:`resolve_precision`.
         device: ``auto``, ``cpu`` or ``cuda``.
-        backend: ``auto`` tries OpenVINO against torch the first time and remembers which won.
-        batch_size: Images of one forward pass; chosen for the device when None.
+        backend: ``auto`` tries the first time and remembers what won: on a CPU OpenVINO or torch, on CUDA torch's
+            own kernels or inductor's.
+        batch_size: Images of one forward pass; chosen for the device when None, on CUDA by trying.
         num_threads: CPU threads the model may use.
         top_k: Labels kept of each image.
         embeddings: Whether the embedding of each image is kept too.
@@ -100,13 +99,17 @@ def open_backend(
     """
     resolved = resolve_device(device)
     if resolved != "cpu":
-        return _open_cuda(
+        from batchrec.models.backends.cuda_choice import open_cuda
+
+        return open_cuda(
             model,
             precision=precision,
             device=resolved,
-            batch_size=batch_size or CUDA_BATCH_SIZE,
+            backend=backend,
+            batch_size=batch_size,
             top_k=top_k,
             embeddings=embeddings,
+            cache_dir=cache_dir,
         )
     arguments: dict[str, Any] = {
         "precision": precision,
@@ -188,13 +191,6 @@ class _Choice:
 
             return TorchCpuBackend(self._model, **self._arguments, compiled=name == "torch-inductor")
         raise ModelError("there is no such backend", found=name, advice="use openvino, torch-inductor or torch-eager")
-
-
-def _open_cuda(model: ModelSpec, **arguments: Any) -> tuple[Backend, str]:
-    from batchrec.models.backends.torch_cuda import TorchCudaBackend
-
-    backend = TorchCudaBackend(model, **arguments)
-    return backend, f"torch-cuda {backend.precision}, {backend.batch_size} images a batch"
 
 
 def _openvino_serves(precision: str) -> bool:

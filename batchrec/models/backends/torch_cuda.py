@@ -1,107 +1,173 @@
-"""The model on one CUDA device through torch."""
+"""The model on one CUDA device through torch: one batch is copied while another is computed.
+
+    slab -> copying queue -> a lane's images -> computing queue: the model -> a lane's answers -> Scores
+
+A lane is the memory of one batch under way. Who calls :meth:`TorchCudaBackend.predict` has one to itself until
+the answers are read, so nothing of it is written over early. Two orders are left to keep: the model waits for
+the copy, and the caller, who may reuse the slab then, waits for the answers, which come behind both.
+"""
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from batchrec.models.backends.halving import Portions
 from batchrec.models.backends.scores import Scores
-from batchrec.models.backends.torch_cpu import normalisation, portions_key
-from batchrec.models.building import build_model
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from numpy.typing import NDArray
 
-    from batchrec.models.bundle import ModelSpec
-
-_DTYPES: Final = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+    from batchrec.models.backends.queues import Device, Mark, Queue
+    from batchrec.models.backends.recogniser import Recogniser
 
 
 class TorchCudaBackend:
-    """Channels-last half precision; only the best scores come back from the device.
+    """Batches of one shape through a recorded pass; only the best scores come back from the device.
 
-    Images pass through one page-locked buffer. It is safe to reuse because every call ends by
-    reading the scores, which come after the copy on the same stream.
+    Args:
+        recognise: The model, on the device.
+        device: The device.
+        batch_size: Images of a batch.
+        cache_dir: Where it is kept that the device's memory holds fewer; the user's cache when None.
     """
 
     name = "torch-cuda"
-    concurrency = 1
+    #: One batch computed, one copied, and one whose answers are read, or whose caller waits for the interpreter.
+    concurrency = 3
 
     def __init__(
-        self,
-        model: ModelSpec,
-        *,
-        precision: str,
-        device: str,
-        batch_size: int,
-        top_k: int,
-        embeddings: bool = False,
+        self, recognise: Recogniser, device: Device, *, batch_size: int, cache_dir: Path | None = None
     ) -> None:
-        import torch
-
-        self.device = device
-        self.precision = precision
-        self.batch_size = batch_size
-        self._slab_shape = (batch_size, model.preprocess.crop, model.preprocess.crop, 3)
-        self._top_k = min(top_k, model.num_outputs)
-        self._embeddings = embeddings
-        self._portions = Portions(batch_size, portions_key(model, precision, _name_of(device), embeddings=embeddings))
+        self.device, self.precision, self.batch_size = device.name, recognise.precision, batch_size
+        side = recognise.model.preprocess.crop
+        self._shape = (batch_size, side, side, 3)
+        self._recognise, self._device = recognise, device
+        self._copying, self._computing = device.new_queue(), device.new_queue()
         self._alone = threading.Lock()
-        self._dtype: torch.dtype = getattr(torch, _DTYPES[precision])
-        self._mean, self._scale = normalisation(model, device)
-        network = build_model(model, embeddings=embeddings)
-        self._network = network.to(device, self._dtype).to(memory_format=torch.channels_last)
-        self._staging = torch.empty(self._slab_shape, dtype=torch.uint8, pin_memory=True)
-        torch.backends.cudnn.benchmark = True
-        self.predict(self.new_slab())
+        self._portions = Portions(batch_size, recognise.key(device.kind), cache_dir)
+        self._pass: _Pass | None = None
+        outputs = self._portions.run(self._pass_of, device.empty_cache).outputs
+        self._lanes: SimpleQueue[_Lane] = SimpleQueue()
+        for _ in range(self.concurrency):
+            self._lanes.put(_Lane(device, self._shape, outputs))
+        device.settle()
+
+    @property
+    def portion(self) -> int:
+        """Images that go through the model at once: the whole batch, unless memory ran out."""
+        return self._portions.size
+
+    @property
+    def recorded(self) -> bool:
+        """Whether a pass starts as one recorded graph."""
+        return self._pass is not None and self._pass.recorded
 
     def new_slab(self) -> NDArray[np.uint8]:
-        """See :class:`batchrec.models.backends.Backend`."""
-        return np.zeros(self._slab_shape, dtype=np.uint8)
+        """See :class:`batchrec.models.backends.Backend`; page-locked, so that copying it holds up nobody."""
+        import torch
+
+        slab: NDArray[np.uint8] = self._device.new_host_tensor(self._shape, torch.uint8).numpy()
+        return slab
 
     def predict(self, images: NDArray[np.uint8]) -> Scores:
-        """Recognise uint8 RGB ``(batch_size, crop, crop, 3)``; other callers wait.
+        """Recognise uint8 RGB ``(batch_size, crop, crop, 3)``; callers beyond ``concurrency`` wait.
 
         Where the device runs out of memory the batch is halved, redone and kept halved, by later starts too.
 
         Raises:
             ModelError: If not even one image fits into the device's memory.
         """
-        import torch
+        lane = self._lanes.get()
+        try:
+            return self._predict(lane, images)
+        finally:
+            self._lanes.put(lane)
 
+    def _predict(self, lane: _Lane, images: NDArray[np.uint8]) -> Scores:
+        self._copying.put(partial(lane.take, images))
+        copied = self._copying.mark()
+        try:
+            self._compute(lane, copied).wait()
+        finally:
+            copied.wait()  # the caller writes over the images, whatever became of the model
+        return lane.scores()
+
+    def _compute(self, lane: _Lane, copied: Mark) -> Mark:
         with self._alone:
-            np.copyto(self._staging.numpy(), images)
-            return self._portions.run(self._predict_staged, torch.cuda.empty_cache)
+            self._computing.wait_for(copied)
+            self._portions.run(partial(self._put, lane), self._device.empty_cache)
+            return self._computing.mark()
 
-    def _predict_staged(self, portion: int) -> Scores:
+    def _put(self, lane: _Lane, portion: int) -> None:
+        one = self._pass_of(portion)
+        for first in range(0, self.batch_size, portion):
+            self._computing.put(partial(one.answer, *lane.part(first, portion)))
+
+    def _pass_of(self, portion: int) -> _Pass:
+        if self._pass is None or self._pass.num_images != portion:
+            self._device.settle()
+            self._pass = None  # its memory goes before another's comes
+            self._pass = _Pass(self._recognise, self._device, self._computing, (portion, *self._shape[1:]))
+            self._device.settle()
+        return self._pass
+
+
+class _Pass:
+    """The model on so many images at once, from memory of its own to memory of its own."""
+
+    def __init__(
+        self, recognise: Recogniser, device: Device, computing: Queue, shape: tuple[int, int, int, int]
+    ) -> None:
         import torch
 
-        with torch.inference_mode():
-            parts = [self._forward(chunk) for chunk in torch.split(self._staging, portion)]
-            columns = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
-        return Scores(*columns)
+        self.num_images = shape[0]
+        self._recognise = recognise
+        self._images = torch.zeros(shape, dtype=torch.uint8, device=device.name)
+        self.outputs = [torch.empty_like(output) for output in recognise(self._images)]
+        device.settle()
+        self._run = device.record(computing, self._run_plainly)
+        self.recorded = self._run != self._run_plainly
 
-    def _forward(self, chunk: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return a chunk's fields of :class:`Scores`, in their order."""
+    def answer(self, images: torch.Tensor, answers: list[torch.Tensor]) -> None:
+        """Recognise images on the device, at most ``num_images``, into memory the process can read."""
+        self._images[: len(images)].copy_(images)
+        self._run()
+        for answer, output in zip(answers, self.outputs, strict=True):
+            answer.copy_(output[: len(images)], non_blocking=True)
+
+    def _run_plainly(self) -> None:
+        for output, found in zip(self.outputs, self._recognise(self._images), strict=True):
+            output.copy_(found)
+
+
+class _Lane:
+    """Memory of one batch under way: its images on the device, its answers in this process."""
+
+    def __init__(self, device: Device, shape: tuple[int, int, int, int], outputs: list[torch.Tensor]) -> None:
         import torch
 
-        pixels = chunk.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
-        outputs = self._network(pixels.sub_(self._mean).mul_(self._scale).to(self._dtype))
-        logits, *embeddings = outputs if self._embeddings else (outputs,)
-        log_scores = torch.log_softmax(logits.float(), dim=1)
-        scores = log_scores.exp()
-        entropy = torch.special.entr(scores).sum(dim=1)
-        top = scores.topk(self._top_k, dim=1)
-        return top.values, top.indices.to(torch.int32), entropy, *(each.float() for each in embeddings)
+        self._images = torch.zeros(shape, dtype=torch.uint8, device=device.name)
+        self._answers = [device.new_host_tensor((shape[0], *each.shape[1:]), each.dtype) for each in outputs]
 
+    def take(self, images: NDArray[np.uint8]) -> None:
+        """Copy a batch to the device."""
+        import torch
 
-def _name_of(device: str) -> str:
-    """Return what tells one kind of device, and the memory it has, from another."""
-    import torch
+        self._images.copy_(torch.from_numpy(images), non_blocking=True)
 
-    properties = torch.cuda.get_device_properties(device)
-    return f"{properties.name}, {properties.total_memory} bytes"
+    def part(self, first: int, count: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return some of the images, and where their answers go."""
+        some = slice(first, first + count)
+        return self._images[some], [answer[some] for answer in self._answers]
+
+    def scores(self) -> Scores:
+        """Return the answers, which the next batch will not change."""
+        return Scores(*(answer.numpy().copy() for answer in self._answers))

@@ -25,7 +25,8 @@ def images_per_s(backend: Backend, side: int, seconds: float = _SECONDS) -> floa
         side: Pixels of an image's side.
         seconds: How long each caller goes on; at least two batches each.
     """
-    noise = np.random.default_rng(0).integers(0, 256, (backend.batch_size, side, side, 3), dtype=np.uint8)
+    noise = backend.new_slab()
+    noise[:] = np.random.default_rng(0).integers(0, 256, (backend.batch_size, side, side, 3), dtype=np.uint8)
     with ThreadPoolExecutor(backend.concurrency) as callers:
         list(callers.map(backend.predict, [noise] * 2 * backend.concurrency))
         start = time.perf_counter()

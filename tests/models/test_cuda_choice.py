@@ -1,0 +1,117 @@
+"""Batch size and kernels on a device: found by measuring, once, and never at the price of a start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from batchrec.errors import ModelError
+from batchrec.models import ModelSpec
+from batchrec.models.backends import cuda_choice
+from batchrec.models.backends.compiling import compiled_rate
+from batchrec.models.backends.cuda_choice import Choice, open_cuda
+from batchrec.models.backends.recogniser import Recogniser
+from tests.models.devices import HostDevice
+
+EAGER, COMPILED = "torch-eager", "torch-inductor"
+
+
+@pytest.fixture
+def choice(small_model: ModelSpec, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Choice:
+    monkeypatch.setattr(cuda_choice, "BATCH_SIZES", (1, 2, 4, 8))
+    return again(small_model)
+
+
+def again(model: ModelSpec) -> Choice:
+    return Choice(model, HostDevice(), precision="fp32", top_k=3)
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Batch sizes inductor was asked for."""
+    asked: list[int] = []
+    monkeypatch.setattr(Recogniser, "compile", lambda self, num_images, cache_dir: asked.append(num_images))
+    return asked
+
+
+def goes(monkeypatch: pytest.MonkeyPatch, rates: dict[int, float], compiled: float | None = None) -> list[int]:
+    """Let batches of a size go at a rate, and return the list of sizes measured."""
+    measured: list[int] = []
+
+    def rate(backend, side):
+        measured.append(backend.batch_size)
+        return rates[backend.batch_size]
+
+    monkeypatch.setattr(cuda_choice, "images_per_s", rate)
+    monkeypatch.setattr(cuda_choice, "compiled_rate", lambda *_, **__: compiled)
+    return measured
+
+
+def test_batches_grow_while_that_is_worth_it_and_it_is_remembered(small_model, choice, monkeypatch) -> None:
+    measured = goes(monkeypatch, {1: 100, 2: 190, 4: 195, 8: 900})
+    assert [choice.best_batch_size(), again(small_model).best_batch_size()] == [2, 2]
+    assert measured == [1, 2, 4]
+
+
+def test_the_largest_batch_is_taken_where_each_was_faster(choice, monkeypatch) -> None:
+    goes(monkeypatch, {1: 100, 2: 190, 4: 300, 8: 900})
+    assert choice.best_batch_size() == 8
+
+
+def test_a_batch_that_must_be_halved_is_no_larger_batch(choice, monkeypatch) -> None:
+    measured = goes(monkeypatch, {1: 100, 2: 190, 4: 300, 8: 900})
+    monkeypatch.setattr(
+        cuda_choice.TorchCudaBackend, "portion", property(lambda self: min(self.batch_size, 2)), raising=True
+    )
+    assert choice.best_batch_size() == 2
+    assert measured == [1, 2]
+
+
+@pytest.mark.parametrize(("rate", "winner"), [(None, EAGER), (99.0, EAGER), (250.0, COMPILED)])
+def test_inductor_is_used_where_it_was_faster_in_time(
+    small_model, choice, compiled, monkeypatch, rate: float | None, winner: str
+) -> None:
+    measured = goes(monkeypatch, {4: 100.0}, rate)
+    backend, line = choice.open("auto", 4)
+    assert line.startswith(f"{winner} fp32, ")
+    assert line.endswith(", 4 images a batch")
+    assert (backend.name, backend.batch_size) == ("torch-cuda", 4)
+    assert again(small_model).open("auto", 4)[1] == line
+    assert measured == [4]
+    assert compiled == ([4, 4] if winner == COMPILED else [])
+
+
+def test_kernels_that_are_asked_for_are_not_tried_against_others(choice, compiled, monkeypatch) -> None:
+    assert goes(monkeypatch, {}) == []
+    assert choice.open(COMPILED, 4)[1] == "torch-inductor fp32, as asked, 4 images a batch"
+    assert compiled == [4]
+
+
+def test_openvino_is_refused_on_a_cuda_device(small_model) -> None:
+    with pytest.raises(ModelError, match="not for CUDA devices"):
+        open_cuda(
+            small_model,
+            precision="bf16",
+            device="cuda:0",
+            backend="openvino",
+            batch_size=None,
+            top_k=1,
+            embeddings=False,
+            cache_dir=None,
+        )
+
+
+@pytest.mark.parametrize("within_s", [0.05, 60.0])
+def test_a_compiler_that_takes_too_long_or_fails_is_no_answer(small_model, tmp_path, within_s: float) -> None:
+    # A device that does not exist ends the process soon after torch is there.
+    rate = compiled_rate(
+        small_model,
+        "cuda:99",
+        precision="bf16",
+        batch_size=2,
+        embeddings=False,
+        cache_dir=tmp_path,
+        within_s=within_s,
+    )
+    assert rate is None
