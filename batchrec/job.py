@@ -12,7 +12,8 @@ from importlib.metadata import version
 
 from batchrec.engine.absolute import absolute_spec
 from batchrec.engine.claims import Claim, claim
-from batchrec.engine.coordinator import Coordinator, Observer, RunCounts
+from batchrec.engine.coordinator import Coordinator, Observer
+from batchrec.engine.counting import RunCounts
 from batchrec.engine.definition import definition_record
 from batchrec.engine.identity import bind
 from batchrec.engine.ledger import Ledger

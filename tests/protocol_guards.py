@@ -266,14 +266,14 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "ledger: a suspect gets company",
         _LEDGER,
-        "        if not self._pending or any(self._num_lost[attempt.shard.index] for attempt in held):",
-        "        if not self._pending:",
+        "        if any(self._num_lost[attempt.shard.index] for attempt in held):\n            return None\n",
+        "",
     ),
     Guard(
         "ledger: a suspect joins others",
         _LEDGER,
-        "        if held and self._num_lost[self._pending[0]]:\n            return None\n",
-        "",
+        "        if self._suspects and not held:",
+        "        if self._suspects:",
     ),
     Guard(
         "ledger: a loss with its machine counts",

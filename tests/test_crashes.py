@@ -17,7 +17,8 @@ import pytest
 
 from batchrec.engine import coordinator
 from batchrec.engine.claims import Driver, claim, highest_claim
-from batchrec.engine.coordinator import Coordinator, RunCounts
+from batchrec.engine.coordinator import Coordinator
+from batchrec.engine.counting import RunCounts
 from batchrec.engine.identity import bound_identity
 from batchrec.engine.inline_pool import InlinePool
 from batchrec.engine.ledger import Ledger

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from batchrec.engine.absolute import is_local_model
-from batchrec.engine.coordinator import RunCounts
+from batchrec.engine.counting import RunCounts
 from batchrec.engine.definition import stored_spec
 from batchrec.engine.identity import bound_identity, identify, refuse_other_job
 from batchrec.engine.summing import summarise

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
+from batchrec.engine.counting import RunCounts
 from batchrec.engine.ledger import MAX_LOST, Ledger, ShardState
 from batchrec.engine.pool import AttemptFailed, AttemptPublished, Event, Pool, WorkerFailed, WorkerLost, WorkerReady
 from batchrec.engine.stalling import StallWatch
 from batchrec.errors import AccessLost, DeadlineReached, Refused, Resumable, Superseded, WorkersLost
 from batchrec.records import Shard, WorkerFacts
-from batchrec.stats import RunProgress, ShardStats, mean_fill
+from batchrec.stats import RunProgress, mean_fill
 
 #: What may happen in a row, with no part published between, before the run ends. Two shards that kill their
 #: workers to the cap are passed; a machine that kills every worker is not.
@@ -26,35 +26,6 @@ _WAITING_SAYS_EVERY_S = 30.0
 #: How often machines that came or went are looked for.
 _STAFF_EVERY_S = 5.0
 _FAILED_START_PAUSE_S = 60.0
-
-
-@dataclass(slots=True)
-class RunCounts:
-    """What a run did so far.
-
-    Attributes:
-        stats: Sum over published attempts.
-        num_workers: Most workers that were ready at once.
-        workers: Facts of every worker that got ready, in that order.
-        num_attempts_failed: Attempts that raised.
-        num_attempts_lost: Attempts whose worker was lost.
-        num_workers_lost: Workers that died, or failed while starting.
-        num_published: Parts published.
-        num_given_up: Shards past their caps, published as errors.
-        first_row_at: When the first image was taken up, in Unix seconds; None before.
-        last_row_at: When the last image ended.
-    """
-
-    stats: ShardStats = field(default_factory=ShardStats)
-    num_workers: int = 0
-    workers: list[WorkerFacts] = field(default_factory=list)
-    num_attempts_failed: int = 0
-    num_attempts_lost: int = 0
-    num_workers_lost: int = 0
-    num_published: int = 0
-    num_given_up: int = 0
-    first_row_at: float | None = None
-    last_row_at: float | None = None
 
 
 class Observer(Protocol):
@@ -101,7 +72,7 @@ class Coordinator:
         self._superseded_by, self._abandon, self._observer = superseded_by, abandon, observer
         self._clock, self._began, self._deadline_s = clock, clock() - late_s, deadline_s
         self._ready: set[int] = set()
-        self._published_by: dict[int, ShardStats] = {}
+        self._hungry: set[int] = set()  # those of them that got ready or ended an attempt since they were last fed
         self._abandoned: dict[Shard, str] = {}
         self._unfinished: Resumable | None = None
         self._starts_failed_in_a_row = self._losses_in_a_row = 0
@@ -109,7 +80,7 @@ class Coordinator:
         self._workers_within_s = workers_within_s
         self._stall_watch = stall_watch or StallWatch()
         self._num_alive = self._num_wanted = 0
-        self._staff_at = self._workerless_since = self._said_waiting_at = clock()
+        self._staff_at = self._tell_at = self._workerless_since = self._said_waiting_at = clock()
         self.counts = RunCounts()
 
     def run(self) -> RunCounts:
@@ -128,8 +99,9 @@ class Coordinator:
                     self._take(event)
                 self._replace_hung()
                 self._feed()
-                self._tell()
+                self._tell_now_and_then()
             self._settle_abandoned()
+            self._tell()
             if self._unfinished is not None:
                 raise self._unfinished
         finally:
@@ -164,12 +136,15 @@ class Coordinator:
         match event:
             case WorkerReady():
                 self._ready.add(event.worker)
+                self._hungry.add(event.worker)
                 self.counts.num_workers = max(self.counts.num_workers, len(self._ready))
                 self.counts.workers.append(event.facts)
                 self._observer.worker_ready(event.facts)
             case AttemptPublished():
+                self._unload(event.worker)
                 self._take_published(event)
             case AttemptFailed():
+                self._unload(event.worker)
                 self._take_failed(event)
             case WorkerFailed():
                 if isinstance(event.error, Refused) and not self.counts.workers:
@@ -178,18 +153,17 @@ class Coordinator:
             case WorkerLost():
                 self._lose(event.worker, event.reason, with_node=event.with_node)
 
+    def _unload(self, worker: int) -> None:
+        if worker in self._ready:  # else it was called lost, and answers late
+            self._hungry.add(worker)
+
     def _take_published(self, event: AttemptPublished) -> None:
         self._starts_failed_in_a_row = self._losses_in_a_row = 0
         self._failed_in_a_row = self._access_lost_in_a_row = 0
         self._stall_watch.published()
         if not self._ledger.publish(event.attempt.attempt_id):
             return
-        result, counts = event.result, self.counts
-        counts.num_published += 1
-        counts.stats += result.stats
-        counts.first_row_at = min(result.first_row_at, counts.first_row_at or result.first_row_at)
-        counts.last_row_at = max(result.last_row_at, counts.last_row_at or result.last_row_at)
-        self._published_by[event.worker] = self._published_by.get(event.worker, ShardStats()) + result.stats
+        self.counts.publish(event.worker, event.result)
         self._settle_abandoned()  # others get through, so it was the shard and not the machine
 
     def _take_failed(self, event: AttemptFailed) -> None:
@@ -213,11 +187,12 @@ class Coordinator:
 
     def _lose(self, worker: int, reason: str, *, with_node: bool = False, error: Exception | None = None) -> None:
         self._ready.discard(worker)
+        self._hungry.discard(worker)
         self._num_alive -= 1
         self._staff_at = self._clock()
         if not self._ready:
             self._workerless_since = self._clock()
-        self.counts.num_workers_lost += 1
+        self.counts.lose(worker)
         attempts = self._ledger.in_flight(worker)
         for attempt in attempts:
             self.counts.num_attempts_lost += 1
@@ -240,20 +215,26 @@ class Coordinator:
         raise WorkersLost(cause, found=found, advice=advice) from error
 
     def _feed(self) -> None:
-        for worker in self._ready if self._ledger.num_pending else ():
-            while len(self._ledger.in_flight(worker)) < self._pool.shards_per_worker:
-                attempt = self._ledger.next_attempt(worker)
-                if attempt is None:
-                    break  # there may be one for others: what a lost worker had runs alone
-                self._pool.dispatch(worker, attempt)
+        while self._hungry and self._ledger.num_pending:
+            self._fill(self._hungry.pop())
+
+    def _fill(self, worker: int) -> None:
+        while len(self._ledger.in_flight(worker)) < self._pool.shards_per_worker:
+            attempt = self._ledger.next_attempt(worker)
+            if attempt is None:
+                return  # it holds something, whose end is the next occasion
+            self._pool.dispatch(worker, attempt)
+
+    def _tell_now_and_then(self) -> None:
+        if self._clock() >= self._tell_at:
+            self._tell_at = self._clock() + _TICK_S
+            self._tell()
+        if not self._ready:
+            self._wait_for_workers()
 
     def _tell(self) -> None:
         live = self._pool.live_counts()
-        num_ok = num_failed = 0
-        for worker in live.keys() | self._published_by.keys():
-            published = self._published_by.get(worker, ShardStats())
-            num_ok += max(published.num_ok, live[worker].num_ok if worker in live else 0)
-            num_failed += max(published.num_failed, live[worker].num_failed if worker in live else 0)
+        num_ok, num_failed = self.counts.rows(live)
         counts = self.counts
         self._observer.tick(
             RunProgress(
@@ -271,8 +252,6 @@ class Coordinator:
                 fill=mean_fill([each.fill for each in live.values()]),
             )
         )
-        if not self._ready:
-            self._wait_for_workers()
 
     def _wait_for_workers(self) -> None:
         now = self._clock()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 from array import array
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from enum import IntEnum
 from typing import Protocol
 
@@ -80,21 +80,23 @@ class Ledger:
         runs = [range(first, min(first + run_length, len(plan))) for first in range(0, len(plan), run_length)]
         random.Random(shuffle_seed).shuffle(runs)
         self._pending = deque(index for run in runs for index in run if not self._state[index])
+        self._suspects: deque[int] = deque()
+        self._emptying: int | None = None
 
     @property
     def finished(self) -> bool:
         """Whether no shard is pending or in flight."""
-        return not self._pending and not self._owner
+        return not self.num_unfinished
 
     @property
     def num_unfinished(self) -> int:
         """Shards pending or in flight."""
-        return len(self._pending) + len(self._owner)
+        return self.num_pending + len(self._owner)
 
     @property
     def num_pending(self) -> int:
         """Shards waiting for a worker."""
-        return len(self._pending)
+        return len(self._pending) + len(self._suspects)
 
     def count(self, state: ShardState) -> int:
         """Return how many shards are in ``state``."""
@@ -114,12 +116,9 @@ class Ledger:
         A shard that was in flight on a lost worker may be what killed it, so it runs alone: on a worker
         that has nothing else, which gets nothing else meanwhile.
         """
-        held = self.in_flight(worker)
-        if not self._pending or any(self._num_lost[attempt.shard.index] for attempt in held):
+        index = self._next_index(worker)
+        if index is None:
             return None
-        if held and self._num_lost[self._pending[0]]:
-            return None
-        index = self._pending.popleft()
         number = self._num_failed[index] + self._num_lost[index] + 1
         self._num_handed_out += 1
         attempt_id = f"{self._run_id}-{index}-{number}-{self._num_handed_out}"
@@ -139,10 +138,8 @@ class Ledger:
 
     def fail(self, attempt_id: str) -> ShardState | None:
         """Note that an attempt raised; return the shard's new state, None for a stale answer."""
-        state = self._give_back(attempt_id, self._num_failed, MAX_FAILED)
-        if state == ShardState.PENDING:
-            self._pending.rotate(-1)  # to the end: what it met may pass while others are done
-        return state
+        # To the end: what it met may pass while others are done.
+        return self._give_back(attempt_id, self._num_failed, MAX_FAILED, deque.append)
 
     def lose(self, attempt_id: str, *, with_node: bool = False) -> ShardState | None:
         """Note that an attempt's worker is gone; return the shard's new state, None for a stale answer.
@@ -151,8 +148,8 @@ class Ledger:
         own that no preemption reaches; but where memory runs out, a shard can take its node along.
         """
         if with_node:
-            return self._give_back(attempt_id, self._num_lost_with_node, MAX_LOST_WITH_NODE)
-        return self._give_back(attempt_id, self._num_lost, MAX_LOST)
+            return self._give_back(attempt_id, self._num_lost_with_node, MAX_LOST_WITH_NODE, deque.appendleft)
+        return self._give_back(attempt_id, self._num_lost, MAX_LOST, deque.appendleft)
 
     def abandoned(self) -> list[Shard]:
         """Return the shards past a cap, whose rows must be published as errors."""
@@ -164,13 +161,31 @@ class Ledger:
             raise ValueError(f"shard {shard} is {self.state(shard).name}, not ABANDONED")
         self._move(shard, ShardState.DONE)
 
+    def _next_index(self, worker: int) -> int | None:
+        held = self.in_flight(worker)
+        if any(self._num_lost[attempt.shard.index] for attempt in held):
+            return None
+        if self._suspects and not held:
+            return self._suspects.popleft()
+        if self._suspects and self._is_emptying(worker):
+            return None
+        return self._pending.popleft() if self._pending else None
+
+    def _is_emptying(self, worker: int) -> bool:
+        """Let one worker at a time run empty, to take a suspect; the others have no reason to wait."""
+        if self._emptying not in self._in_flight:
+            self._emptying = worker
+        return self._emptying == worker
+
     def _is_isolated(self, index: int) -> bool:
         return (
             self._num_lost[index] >= ISOLATED_AFTER_LOST
             or self._num_lost_with_node[index] >= ISOLATED_AFTER_LOST_WITH_NODE
         )
 
-    def _give_back(self, attempt_id: str, counts: array[int], cap: int) -> ShardState | None:
+    def _give_back(
+        self, attempt_id: str, counts: array[int], cap: int, put: Callable[[deque[int], int], None]
+    ) -> ShardState | None:
         attempt = self._take_back(attempt_id)
         if attempt is None:
             return None
@@ -179,7 +194,7 @@ class Ledger:
         state = ShardState.ABANDONED if counts[index] >= cap else ShardState.PENDING
         self._move(index, state)
         if state == ShardState.PENDING:
-            self._pending.appendleft(index)
+            put(self._suspects if self._num_lost[index] else self._pending, index)
         return state
 
     def _take_back(self, attempt_id: str) -> Attempt | None:

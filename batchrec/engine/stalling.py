@@ -16,6 +16,10 @@ _LOOK_EVERY_S = 1.0
 #: Who was not looking for so long was stopped or starved itself, and has no ground to judge others.
 _AWAY_S = 30.0
 _MOST_NAMED = 4
+_NOTHING_TOLD = LiveCounts()
+
+#: What a worker had told and held when it last moved, and when that was.
+_Moved = tuple[object, float]
 
 
 class StallWatch:
@@ -37,7 +41,7 @@ class StallWatch:
         # A suspect image may be tried twice, each time until it is over its limit, in processes that must start.
         self._stall_s = max(stall_s, 3 * decode_within_s)
         self._decode_within_s, self._clock = decode_within_s, clock
-        self._moved: dict[int, tuple[object, float]] = {}
+        self._moved: dict[int, _Moved] = {}
         self._overdue: dict[int, InHand] = {}
         self._looked_at = clock()
         self._num_hung_in_a_row = 0
@@ -68,24 +72,32 @@ class StallWatch:
         away, self._looked_at = now - self._looked_at > _AWAY_S, now
         if away:
             self._moved.clear()
-        live = live_counts()
-        busy = {worker: attempts for worker in workers if (attempts := in_flight(worker))}
-        self._moved = {worker: moved for worker, moved in self._moved.items() if worker in busy}
-        found = {worker: self._fault(worker, busy[worker], live.get(worker, LiveCounts()), now) for worker in busy}
-        hung = {worker: fault for worker, fault in found.items() if fault}
+        live, before, self._moved = live_counts(), self._moved, {}
+        hung = {}
+        for worker in workers:
+            if attempts := in_flight(worker):
+                counts = live.get(worker, _NOTHING_TOLD)
+                idle_s = self._idle_s(worker, attempts, counts, before.get(worker), now)
+                if fault := self._fault(worker, attempts, counts, idle_s):
+                    hung[worker] = fault
         self._count(hung)
         return hung
 
-    def _fault(self, worker: int, attempts: Sequence[Attempt], counts: LiveCounts, now: float) -> str:
+    def _idle_s(
+        self, worker: int, attempts: Sequence[Attempt], counts: LiveCounts, before: _Moved | None, now: float
+    ) -> float:
         sign = (counts.num_ok, counts.num_failed, [attempt.attempt_id for attempt in attempts])
-        if worker not in self._moved or self._moved[worker][0] != sign:
-            self._moved[worker] = sign, now
-        idle_s = now - self._moved[worker][1]
-        firsts = {attempt.shard.index: attempt.shard.first_position for attempt in attempts}
-        if (overdue := self._decoding_for_too_long(worker, counts.in_hand)) is not None:
-            return f"it hangs in {_named(overdue, firsts)}"
-        if idle_s < self._stall_s:
+        moved = before if before is not None and before[0] == sign else (sign, now)
+        self._moved[worker] = moved
+        return now - moved[1]
+
+    def _fault(self, worker: int, attempts: Sequence[Attempt], counts: LiveCounts, idle_s: float) -> str:
+        overdue = self._decoding_for_too_long(worker, counts.in_hand)
+        if overdue is None and idle_s < self._stall_s:
             return ""
+        firsts = {attempt.shard.index: attempt.shard.first_position for attempt in attempts}
+        if overdue is not None:
+            return f"it hangs in {_named(overdue, firsts)}"
         in_hand = [_named(each, firsts) for each in counts.in_hand[:_MOST_NAMED]]
         shards = ", ".join(map(str, firsts))
         return (

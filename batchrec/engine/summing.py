@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchrec.engine.coordinator import RunCounts
+from batchrec.engine.counting import RunCounts
 from batchrec.output.seal import Seal
 from batchrec.report.summary import ErrorExample, RunSummary, Threads, rate, state_verdict
 

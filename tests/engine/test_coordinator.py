@@ -346,7 +346,8 @@ def test_a_lost_workers_shard_keeps_no_other_worker_idle() -> None:
     assert first is not None
     ledger.lose(first.attempt_id)
     assert ledger.next_attempt(0) is not None  # the suspect, alone
-    coordinator._ready.update(range(4))
+    for worker in range(4):
+        coordinator._take(WorkerReady(worker, FACTS))
     coordinator._feed()
     assert [len(ledger.in_flight(worker)) for worker in range(4)] == [1, 2, 2, 2]
 

@@ -69,6 +69,26 @@ def test_a_shard_that_was_on_a_lost_worker_runs_alone(ledger: Ledger) -> None:
     assert ledger.next_attempt(2) is None
 
 
+def test_only_one_worker_runs_empty_for_what_a_lost_worker_had() -> None:
+    ledger = Ledger(shards(20), run_id="run")
+    held = {worker: ledger.next_attempt(worker) for worker in range(4)}
+    ledger.lose(held[0].attempt_id)
+    assert ledger.next_attempt(1) is None
+    assert [ledger.next_attempt(worker) is not None for worker in (2, 3, 1)] == [True, True, False]
+    ledger.publish(held[1].attempt_id)
+    assert ledger.next_attempt(1).shard == held[0].shard
+
+
+def test_another_runs_empty_where_the_one_that_did_is_lost(ledger: Ledger) -> None:
+    held = {worker: ledger.next_attempt(worker) for worker in range(3)}
+    ledger.lose(held[0].attempt_id)
+    assert ledger.next_attempt(1) is None
+    ledger.lose(held[1].attempt_id, with_node=True)
+    assert ledger.next_attempt(2) is None
+    ledger.publish(held[2].attempt_id)
+    assert ledger.next_attempt(2).shard == held[0].shard
+
+
 def test_stale_and_duplicate_answers_are_ignored(ledger: Ledger) -> None:
     stale = ledger.next_attempt(0)
     ledger.lose(stale.attempt_id)
