@@ -1,6 +1,9 @@
 """How near a whole job comes to what this machine allows: decode and model measured alone, then the job.
 
-    python benchmarks/limit.py --images 8000 --size 500x375 --model file:R18.pt+resnet18
+    python benchmarks/limit.py --images 8000 --size 500x375 --model random:resnet18
+    python benchmarks/limit.py --images 400 --drawn 100 --size 4000x3000 --model random:resnet18
+    python benchmarks/limit.py --images 40000 --drawn 4000 --size 64x64 --model random:mobilenet_v3_large
+    python benchmarks/limit.py --images 8000 --drawn 1000 --kind png --model random:resnet18
 
 Limit for work that shares cores: cores / (seconds of one core to decode an image + to predict it).
 The parts are measured alone before and after the job, in the same process tree, and their medians count.
@@ -17,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from material import archive_of, model_string
 
 import batchrec
 from batchrec.engine.devices import available_cores
-from batchrec.learning.drawing import draw_archive
 from batchrec.models.backends import Backend, open_backend, resolve_precision
 from batchrec.models.zoo import resolve_model
 from batchrec.pipeline.decoding import Decoder
@@ -55,17 +58,18 @@ def model_rate(backend: Backend, crop: int, num_batches: int = 12) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=8000)
+    parser.add_argument("--drawn", type=int, help="different images among them; all when left out")
     parser.add_argument("--size", default="500x375")
-    parser.add_argument("--model", default="apparel")
+    parser.add_argument("--kind", choices=("jpeg", "png"), default="jpeg")
+    parser.add_argument("--model", default="apparel", help="random:ARCHITECTURE for weights drawn here")
     parser.add_argument("--pool", default="ray")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--archive", help="drawn before; drawn anew otherwise")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         archive = Path(arguments.archive or f"{scratch}/archive")
-        if not (archive / "manifest.parquet").exists():
-            width, height = map(int, arguments.size.split("x"))
-            draw_archive(archive, num_images=arguments.images, size=(width, height))
+        archive_of(archive, arguments.images, arguments.size, arguments.kind, arguments.drawn)
+        arguments.model = model_string(arguments.model, Path(scratch))
         uris = pq.read_table(archive / "manifest.parquet", columns=["uri"]).column("uri").to_pylist()
         images = [(archive / uri).read_bytes() for uri in uris[:500]]
         mean_kb = sum(map(len, images)) / len(images) / 1024
