@@ -14,7 +14,8 @@
     │   └── ClusterLost                     the cluster does not answer, or lost the coordinator
     ├── Stopped                    exit 6   somebody or something ended the run
     │   ├── Superseded                      another coordinator took the job over
-    │   └── DeadlineReached
+    │   ├── DeadlineReached
+    │   └── TooManyFailed                   more images failed than --fail-fast allows
     └── ImageError                 -        one image; becomes a row, never leaves the worker
 
 Every error says what happened (``cause``), what was found and what to do next.
@@ -113,6 +114,10 @@ class Superseded(Stopped):
 
 class DeadlineReached(Stopped):
     """The time given with ``--deadline`` is over."""
+
+
+class TooManyFailed(Stopped):
+    """More images failed than ``--fail-fast`` lets pass."""
 
 
 class ErrorCode(StrEnum):

@@ -11,6 +11,7 @@ from functools import partial
 from importlib.metadata import version
 
 from batchrec.engine.absolute import absolute_spec
+from batchrec.engine.budget import FailureBudget
 from batchrec.engine.claims import Claim, claim
 from batchrec.engine.coordinator import Coordinator, Observer
 from batchrec.engine.counting import RunCounts
@@ -143,6 +144,7 @@ def _run(job: Job, store: Store, layout: Layout, held: Claim, observer: Observer
             deadline_s=job.spec.deadline_s,
             late_s=time.monotonic() - began,
             workers_within_s=job.spec.workers_within_s,
+            failure_budget=FailureBudget(job.spec.max_failure_rate if job.spec.fail_fast else 1.0),
             stall_watch=StallWatch(stall_s=job.spec.stall_s, decode_within_s=job.spec.decode_within_s),
         )
         return coordinator.run()

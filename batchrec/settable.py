@@ -214,6 +214,13 @@ SETTINGS: tuple[Setting, ...] = (
         default=0.05,
     ),
     Setting(
+        "fail_fast",
+        "--fail-fast",
+        TRUTH,
+        "Stop, resumable, as soon as more than that share of a run's rows failed, after the first 200",
+        default=False,
+    ),
+    Setting(
         "address", "--address", TEXT, "Ray cluster to run on: http://HEAD:8265; `local` for a Ray of the run's own"
     ),
     Setting(

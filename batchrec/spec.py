@@ -77,6 +77,7 @@ class JobSpec:
         batch_size: Images of one forward pass; chosen for the device when None.
         rows_per_shard: Overrides the plan's own size, for a job not yet planned.
         max_failure_rate: Share of failed rows above which the verdict is exit 4.
+        fail_fast: Stop, resumable, once so many rows of a run have failed, instead of judging the finished job.
         deadline_s: Seconds after which the run stops, resumable.
         takeover: Take a job over from a coordinator that still seems alive.
         workers_within_s: Seconds the run waits without a single worker before it ends, resumable.
@@ -112,6 +113,7 @@ class JobSpec:
     batch_size: int | None = None
     rows_per_shard: int | None = None
     max_failure_rate: float = 0.05
+    fail_fast: bool = False
     deadline_s: float | None = None
     takeover: bool = False
     workers_within_s: float | None = 1800.0

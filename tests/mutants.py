@@ -35,6 +35,7 @@ PROTOCOL_TESTS = (
     "tests/output/test_parts.py",
     "tests/output/test_seal.py",
     "tests/engine/test_ledger.py",
+    "tests/engine/test_budget.py",
     "tests/engine/test_coordinator.py",
     "tests/engine/test_claims.py",
     "tests/engine/test_identity.py",

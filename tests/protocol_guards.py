@@ -42,6 +42,7 @@ class Guard:
 
 _PUBLISHING, _PARTS, _SEAL = "batchrec.storage.publishing", "batchrec.output.parts", "batchrec.output.seal"
 _CLAIMS, _LEDGER, _COORDINATOR = "batchrec.engine.claims", "batchrec.engine.ledger", "batchrec.engine.coordinator"
+_BUDGET = "batchrec.engine.budget"
 _JOB, _WORKER = "batchrec.job", "batchrec.engine.worker"
 _LOCAL, _S3 = "batchrec.storage.local_store", "batchrec.storage.s3_store"
 
@@ -319,6 +320,27 @@ GUARDS: tuple[Guard, ...] = (
         "batchrec.engine.identity",
         '    if standing["job_id"] == wanted["job_id"]:\n        return\n',
         "    return\n",
+    ),
+    Guard(
+        "coordinator: rows without access that were published do not count",
+        _COORDINATOR,
+        "            self._access_window.published(event.result.stats)\n",
+        "",
+        simulated=False,
+    ),
+    Guard(
+        "budget: an attempt that lost its access does not count",
+        _BUDGET,
+        "        self._take(_Ended(num_rows, num_rows, error.cause, error.advice))\n",
+        "",
+        simulated=False,
+    ),
+    Guard(
+        "coordinator: one that fails fast is not judged",
+        _COORDINATOR,
+        "            self._failure_budget.judge(self.counts, {})\n",
+        "",
+        simulated=False,
     ),
     Guard("worker: a shard without access is published", _WORKER, "        _refuse_systemic(predictions)\n", ""),
     Guard(

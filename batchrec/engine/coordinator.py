@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 from typing import NoReturn, Protocol
 
+from batchrec.engine.budget import AccessWindow, FailureBudget
 from batchrec.engine.counting import RunCounts
 from batchrec.engine.ledger import MAX_LOST, Ledger, ShardState
 from batchrec.engine.pool import AttemptFailed, AttemptPublished, Event, Pool, WorkerFailed, WorkerLost, WorkerReady
 from batchrec.engine.stalling import StallWatch
-from batchrec.errors import AccessLost, DeadlineReached, Refused, Resumable, Superseded, WorkersLost
+from batchrec.errors import DeadlineReached, Refused, Resumable, Superseded, WorkersLost
 from batchrec.records import Shard, WorkerFacts
 from batchrec.stats import RunProgress, mean_fill
 
@@ -19,8 +20,6 @@ from batchrec.stats import RunProgress, mean_fill
 MAX_STARTS_FAILED_IN_A_ROW = 5
 MAX_LOSSES_IN_A_ROW = 2 * MAX_LOST + 5
 MAX_FAILED_IN_A_ROW = 10
-#: Shards in a row that met a systemic fault before the run gives up.
-MAX_ACCESS_LOST_IN_A_ROW = 3
 _TICK_S = 0.5
 _WAITING_SAYS_EVERY_S = 30.0
 #: How often machines that came or went are looked for.
@@ -50,6 +49,7 @@ class Coordinator:
         late_s: Seconds of the run that went before.
         workers_within_s: Seconds without a single worker after which the run ends.
         stall_watch: Finds workers that hang.
+        failure_budget: Ends a run in which too many images fail.
         clock: Monotonic seconds.
     """
 
@@ -66,6 +66,7 @@ class Coordinator:
         late_s: float = 0.0,
         workers_within_s: float | None = None,
         stall_watch: StallWatch | None = None,
+        failure_budget: FailureBudget | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger, self._pool, self._num_workers = ledger, pool, num_workers
@@ -75,8 +76,8 @@ class Coordinator:
         self._hungry: set[int] = set()  # those of them that got ready or ended an attempt since they were last fed
         self._abandoned: dict[Shard, str] = {}
         self._unfinished: Resumable | None = None
-        self._starts_failed_in_a_row = self._losses_in_a_row = 0
-        self._failed_in_a_row = self._access_lost_in_a_row = 0
+        self._starts_failed_in_a_row = self._losses_in_a_row = self._failed_in_a_row = 0
+        self._failure_budget, self._access_window = failure_budget or FailureBudget(), AccessWindow()
         self._workers_within_s = workers_within_s
         self._stall_watch = stall_watch or StallWatch()
         self._num_alive = self._num_wanted = 0
@@ -158,12 +159,14 @@ class Coordinator:
             self._hungry.add(worker)
 
     def _take_published(self, event: AttemptPublished) -> None:
-        self._starts_failed_in_a_row = self._losses_in_a_row = 0
-        self._failed_in_a_row = self._access_lost_in_a_row = 0
+        self._starts_failed_in_a_row = self._losses_in_a_row = self._failed_in_a_row = 0
         self._stall_watch.published()
         if not self._ledger.publish(event.attempt.attempt_id):
             return
         self.counts.publish(event.worker, event.result)
+        if not self._ledger.finished:  # else the verdict is the seal's
+            self._access_window.published(event.result.stats)
+            self._failure_budget.judge(self.counts, {})
         self._settle_abandoned()  # others get through, so it was the shard and not the machine
 
     def _take_failed(self, event: AttemptFailed) -> None:
@@ -173,10 +176,12 @@ class Coordinator:
         shard, reason = event.attempt.shard, f"{type(event.error).__name__}: {event.error}"
         self._observer.say(f"shard {shard.index}, attempt {event.attempt.number} failed: {reason}")
         self._failed_in_a_row += 1
-        self._access_lost_in_a_row += isinstance(event.error, AccessLost)
-        if self._ledger.fail(event.attempt.attempt_id) == ShardState.ABANDONED:
+        state = self._ledger.fail(event.attempt.attempt_id)
+        if state == ShardState.ABANDONED:
             self._give_up(shard, reason, event.error)
-        if self._access_lost_in_a_row >= MAX_ACCESS_LOST_IN_A_ROW or self._failed_in_a_row >= MAX_FAILED_IN_A_ROW:
+        if state is not None:
+            self._access_window.failed(shard.num_rows, event.error)
+        if self._failed_in_a_row >= MAX_FAILED_IN_A_ROW:
             self._end(f"{self._failed_in_a_row} attempts in a row failed", reason, event.error)
 
     def _give_up(self, shard: Shard, reason: str, error: Exception | None = None) -> None:
@@ -252,6 +257,8 @@ class Coordinator:
                 fill=mean_fill([each.fill for each in live.values()]),
             )
         )
+        if not self._ledger.finished:
+            self._failure_budget.judge(counts, live)
 
     def _wait_for_workers(self) -> None:
         now = self._clock()

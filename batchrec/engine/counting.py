@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -62,3 +63,10 @@ class RunCounts:
             num_ok += max(told.num_ok - published_ok, 0)
             num_failed += max(told.num_failed - published_failed, 0)
         return num_ok, num_failed
+
+    def codes(self, live: Mapping[int, LiveCounts]) -> Counter[str]:
+        """Return why images failed, in published parts or not yet."""
+        told: Counter[str] = Counter()
+        for each in live.values():
+            told.update(each.num_errors)
+        return told | self.stats.num_errors

@@ -71,12 +71,14 @@ class LiveCounts:
         num_failed: Images that ended without one.
         fill: How full its queues are, from 0 to 1, by name.
         in_hand: What its threads have been at for a while, longest first.
+        num_errors: ``num_failed`` by error code.
     """
 
     num_ok: int = 0
     num_failed: int = 0
     fill: Mapping[str, float] = field(default_factory=dict)
     in_hand: tuple[InHand, ...] = ()
+    num_errors: Mapping[str, int] = field(default_factory=dict)
 
 
 class Pool(Protocol):

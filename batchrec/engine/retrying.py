@@ -41,6 +41,7 @@ _FIXED = {
     "address": "a retry runs on this machine",
     **dict.fromkeys(("s3_endpoint", "s3_region"), "say it with its flag"),
     **dict.fromkeys(("uri_column", "id_column", "passthrough", "limit"), "a retry has the rows of its parent"),
+    "fail_fast": "a retry is judged at its end, together with its parent",
     "embeddings": "a retry has the columns of its parent",
 }
 #: What says only how, where and from what copy a job runs: two commands that differ in these are the same.
@@ -249,5 +250,5 @@ def _child_spec(parent: _Parent, record: ChildRecord, origin: Origin, changes: M
         max_failure_rate=1.0,
         image_limits=dataclasses.replace(limits, max_pixels=pixels, max_bytes=num_bytes),
         store=dataclasses.replace(parent.spec.store, requester_pays=pays),
-        **{"limit": None, "rows_per_shard": None, "deadline_s": None, "takeover": False, **changes},
+        **{"limit": None, "rows_per_shard": None, "deadline_s": None, "takeover": False, "fail_fast": False, **changes},
     )

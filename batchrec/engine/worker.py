@@ -214,7 +214,8 @@ class Worker:
         """Return how many images this worker has finished with, in published shards or not, and how full it is."""
         if self._stream is None:
             return LiveCounts()
-        return LiveCounts(*self._stream.counts(), fill=self._stream.fill(), in_hand=self._hands.in_hand())
+        num_ok, num_errors = self._stream.counts()
+        return LiveCounts(num_ok, num_errors.total(), self._stream.fill(), self._hands.in_hand(), num_errors=num_errors)
 
     def close(self) -> None:
         """Stop the stream's threads; shards in flight are given up."""

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from concurrent.futures import Future
 from itertools import groupby
 from operator import itemgetter
 
-from batchrec.errors import ImageError
+from batchrec.errors import ErrorCode, ImageError
 from batchrec.models.backends import Backend
 from batchrec.pipeline.batching import Batch, FetchedImage, Room, Workbench
 from batchrec.pipeline.collecting import Collector, ShardPredictions
@@ -72,7 +73,7 @@ class Stream:
             max_reads=reader.concurrency,
         )
         self._count_lock = threading.Lock()
-        self._num_ok = self._num_failed = 0
+        self._num_ok, self._num_errors = 0, Counter[str]()
         self._start_lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self.num_fetch_threads = 0
@@ -121,9 +122,10 @@ class Stream:
             collector.abort(RuntimeError("the stream was closed"))
         return collector.future
 
-    def counts(self) -> tuple[int, int]:
-        """Return how many images have ended with a prediction, and how many without one."""
-        return self._num_ok, self._num_failed
+    def counts(self) -> tuple[int, Counter[str]]:
+        """Return how many images have ended with a prediction, and how many without one by error code."""
+        with self._count_lock:
+            return self._num_ok, self._num_errors.copy()
 
     def fill(self) -> dict[str, float]:
         """Return how full the queues between the stages are, from 0 to 1, by name."""
@@ -216,7 +218,7 @@ class Stream:
     def _fail(self, collector: Collector, row: int, error: ImageError, num_bytes: int, decode_s: float) -> None:
         self._bench.drop(num_bytes)
         with self._count_lock:
-            self._num_failed += 1
+            self._num_errors[error.code.value] += 1
         collector.fail(row, error, decode_s)
 
     def _predict(self, batch: Batch) -> None:
@@ -232,7 +234,8 @@ class Stream:
         num_ok = int(scores.are_numbers()[: len(batch.rows)].sum())
         with self._count_lock:
             self._num_ok += num_ok
-            self._num_failed += len(batch.rows) - num_ok
+            if num_ok < len(batch.rows):
+                self._num_errors[ErrorCode.PREDICTION_FAILED.value] += len(batch.rows) - num_ok
         slot = 0
         for collector, group in groupby(batch.rows, key=itemgetter(0)):
             rows = [row for _, row in group]

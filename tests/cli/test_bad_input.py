@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import re
 import shutil
 import socket
 import time
@@ -319,6 +320,29 @@ def test_images_that_are_denied_publish_nothing_and_the_same_command_resumes(
     assert not [key for key in s3_server.keys("photos") if key.startswith("out/predictions/")]
     s3_server.fault = None
     assert run_cli(*command, *flags)[0] == 0
+
+
+def test_a_job_that_fails_fast_stops_over_its_limit_and_the_same_command_without_goes_on_to_the_end(
+    run_cli: Cli, archive: Path, tmp_path: Path
+) -> None:
+    drawn = pq.read_table(archive / "manifest.parquet").to_pylist()
+    good = [str(archive / row["uri"]) for row in drawn if row["broken"] is None][:4]
+    manifest, out = tmp_path / "poor.parquet", tmp_path / "out"
+    (tmp_path / "page.jpg").write_text("<html>gone</html>")
+    pq.write_table(pa.table({"uri": [*good, "page.jpg", "nowhere.jpg", "page.jpg"] * 40}), manifest)
+    command = ["submit", manifest, "-o", out, "--input-root", archive, "--rows-per-shard", "28"]
+    command += ["--pool", "inline", "--backend", "torch-eager"]
+    code, _, err = run_cli(*command, "--fail-fast")
+    stopped = err.splitlines()[-1]
+    assert code == 6, err
+    assert re.match(r"batchrec: \d+ of \d{3} images failed so far, over the limit of 5 % ", stopped)
+    assert "(found: not_an_image, " in stopped
+    assert "check what was uploaded" in stopped
+    assert stopped.endswith("the same command resumes; without --fail-fast it goes on")
+    assert 0 < len(list(out.rglob("part-*"))) < 10
+    assert run_cli(*command)[0] == 4
+    assert run_cli("verify", out)[1].startswith("sound and complete: 280 rows")
+    assert run_cli(*command, "--fail-fast")[0] == 4
 
 
 def test_a_full_disk_ends_resumable_and_room_lets_it_finish(

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import pytest
 
+from batchrec.engine.budget import PROBATION_SHARDS, FailureBudget
 from batchrec.engine.coordinator import MAX_LOSSES_IN_A_ROW, MAX_STARTS_FAILED_IN_A_ROW, Coordinator
 from batchrec.engine.ledger import MAX_LOST, MAX_LOST_WITH_NODE, Ledger
-from batchrec.engine.pool import AttemptFailed, AttemptPublished, Event, WorkerFailed, WorkerLost, WorkerReady
-from batchrec.errors import AccessLost, DeadlineReached, ManifestError, StorageLost, Superseded, WorkersLost
+from batchrec.engine.pool import (
+    AttemptFailed,
+    AttemptPublished,
+    Event,
+    LiveCounts,
+    WorkerFailed,
+    WorkerLost,
+    WorkerReady,
+)
+from batchrec.errors import (
+    AccessLost,
+    DeadlineReached,
+    ManifestError,
+    StorageLost,
+    Superseded,
+    TooManyFailed,
+    WorkersLost,
+)
 from batchrec.records import Attempt, Shard, WorkerFacts
-from batchrec.stats import RunProgress
+from batchrec.stats import RunProgress, ShardStats
 from tests.engine.simulation import FACTS, SimulatedPool, fails, loses, result, shards
 
 
@@ -52,6 +71,7 @@ class Scene:
     superseded_by: int | None = None
     deadline_s: float | None = None
     workers_within_s: float | None = None
+    failure_budget: FailureBudget | None = None
     listener: Listener = field(default_factory=Listener)
     given_up: list[tuple[int, str]] = field(default_factory=list)
     clock: Clock = field(default_factory=Clock)
@@ -67,6 +87,7 @@ class Scene:
             observer=self.listener,
             deadline_s=self.deadline_s,
             workers_within_s=self.workers_within_s,
+            failure_budget=self.failure_budget,
             clock=self.clock,
         )
 
@@ -223,6 +244,51 @@ def test_systemic_faults_in_a_row_end_the_run_and_publish_nothing() -> None:
     with pytest.raises(AccessLost):
         scene.coordinator().run()
     assert scene.given_up == []
+
+
+def failing(code: str, share: float) -> Callable[[int, Attempt], Event]:
+    """Publishes every shard with a share of its rows under a code."""
+
+    def fate(worker: int, attempt: Attempt) -> Event:
+        num_failed = round(share * attempt.shard.num_rows)
+        stats = ShardStats(attempt.shard.num_rows - num_failed, Counter({code: num_failed}))
+        return AttemptPublished(worker, attempt, replace(result(attempt), stats=stats))
+
+    return fate
+
+
+def test_images_denied_in_every_shard_end_the_run_before_they_fill_it() -> None:
+    scene = Scene(SimulatedPool(failing("access_denied", 0.4)), num_shards=100)
+    coordinator = scene.coordinator()
+    with pytest.raises(AccessLost, match="40 of 100 images of the last 10 shards"):
+        coordinator.run()
+    assert coordinator.counts.num_published == PROBATION_SHARDS
+
+
+def test_a_tenth_denied_in_every_shard_ends_as_rows() -> None:
+    scene = Scene(SimulatedPool(failing("access_denied", 0.1)), num_shards=100)
+    assert scene.coordinator().run().num_published == 100
+
+
+def test_a_run_that_fails_fast_ends_over_its_limit_and_leaves_the_rest() -> None:
+    scene = Scene(SimulatedPool(failing("corrupt", 0.1)), num_shards=100, failure_budget=FailureBudget(0.05))
+    coordinator = scene.coordinator()
+    with pytest.raises(TooManyFailed, match=r"20 of 200 images failed .* corrupt, 20 times"):
+        coordinator.run()
+    assert (coordinator.counts.num_published, scene.pool.closed) == (20, True)
+
+
+def test_a_run_that_fails_fast_counts_images_of_shards_under_way() -> None:
+    scene = Scene(SimulatedPool(), num_shards=100, failure_budget=FailureBudget(0.05))
+    live = {0: LiveCounts(150, 50, num_errors={"corrupt": 10, "not_found": 40})}
+    scene.pool.live_counts = lambda: live  # type: ignore[method-assign]
+    with pytest.raises(TooManyFailed, match=r"50 of 200 images failed .* not_found, 40 times"):
+        scene.coordinator().run()
+
+
+def test_a_run_that_is_done_is_judged_by_its_seal() -> None:
+    scene = Scene(SimulatedPool(failing("corrupt", 1.0)), num_shards=20, failure_budget=FailureBudget(0.05))
+    assert scene.coordinator().run().num_published == 20
 
 
 def test_a_superseded_coordinator_stops() -> None:

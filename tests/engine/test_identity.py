@@ -85,6 +85,7 @@ def test_the_order_of_carried_columns_decides_the_rows(manifest: Path) -> None:
         {"batch_size": 7},
         {"rows_per_shard": 5},
         {"max_failure_rate": 1.0},
+        {"fail_fast": True},
         {"deadline_s": 5.0},
         {"takeover": True},
         {"store": StoreOptions(endpoint="http://127.0.0.1:9", requester_pays=True)},
