@@ -119,8 +119,8 @@ class SimulatedStream:
     def submit(self, uris: Sequence[str], **_: object) -> _Result:
         return _Result(self._world, int(uris[0].split("/")[1].split(".")[0]), len(uris))
 
-    def counts(self) -> tuple[int, int]:
-        return 0, 0
+    def counts(self) -> tuple[int, Counter[str]]:
+        return 0, Counter()
 
     def fill(self) -> dict[str, float]:
         return {}
