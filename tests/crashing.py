@@ -1,4 +1,4 @@
-"""A store that lets its process die, or loses an answer, at one chosen operation."""
+"""Stores that let their process die, lose an answer or stand still at one chosen operation."""
 
 from __future__ import annotations
 
@@ -75,8 +75,7 @@ class CrashingStore:
             self.die_if_dead()
             self.operations.append(f"{name} {key}")
             chosen = len(self.operations) == self._at
-            if chosen and self._moment is not Moment.ANSWER_LOST:
-                self.dead = True
+            self.dead = chosen and self._dies_there()
             self._num_under_way += 1
         try:
             return self._act(name, key, chosen, act, *arguments)
@@ -84,6 +83,9 @@ class CrashingStore:
             with self._lock:
                 self._num_under_way -= 1
                 self._lock.notify_all()
+
+    def _dies_there(self) -> bool:
+        return self._moment is not Moment.ANSWER_LOST
 
     def _act(self, name: str, key: str, chosen: bool, act: Callable[..., Any], *arguments: Any) -> Any:
         if chosen and self._moment is Moment.BEFORE:
@@ -96,3 +98,55 @@ class CrashingStore:
         if chosen and name == "create":
             raise Uncertain(key)
         return answer
+
+
+class StandingStore(CrashingStore):
+    """Stands still at the chosen operation, as a process does that is stopped, until it is let go.
+
+    Args:
+        store: What it passes everything on to.
+        at: Number of the operation.
+        moment: ``BEFORE`` applies it only when it is let go; otherwise it is applied, and its answer lost or late.
+        dies: Whether the process dies after it instead of living on.
+    """
+
+    def __init__(self, store: Store, at: int, moment: Moment, *, dies: bool) -> None:
+        super().__init__(store, at, moment)
+        self._dies = dies
+        self.standing, self._gone_on = threading.Event(), threading.Event()
+
+    @property
+    def has_gone_on(self) -> bool:
+        """Whether it was let go."""
+        return self._gone_on.is_set()
+
+    def go_on(self) -> None:
+        """Let it go."""
+        self._gone_on.set()
+
+    def _dies_there(self) -> bool:
+        return False
+
+    def _do(self, name: str, key: str, act: Callable[..., Any], *arguments: Any) -> Any:
+        if self.standing.is_set():
+            self._gone_on.wait()
+        return super()._do(name, key, act, *arguments)
+
+    def _act(self, name: str, key: str, chosen: bool, act: Callable[..., Any], *arguments: Any) -> Any:
+        if chosen and self._moment is Moment.BEFORE:
+            self._stand()
+        answer = act(*arguments)
+        if chosen and self._moment is not Moment.BEFORE:
+            self._stand()
+        if chosen and self._dies:
+            self.dead = True
+            if hasattr(answer, "close"):
+                answer.close()
+            raise Crashed
+        if chosen and self._moment is Moment.ANSWER_LOST:
+            raise Uncertain(key)
+        return answer
+
+    def _stand(self) -> None:
+        self.standing.set()
+        self._gone_on.wait()

@@ -8,8 +8,9 @@ import os
 import random
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from enum import Enum, auto
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,7 +34,7 @@ from batchrec.output.verifying import verify
 from batchrec.records import Attempt, Shard, ShardResult, WorkerFacts
 from batchrec.spec import StoreOptions
 from batchrec.storage import Store, open_store, publishing
-from tests.crashing import Crashed, CrashingStore, Moment
+from tests.crashing import Crashed, CrashingStore, Moment, StandingStore
 from tests.output.making import (
     LAYOUT,
     NUM_ROWS,
@@ -93,15 +94,15 @@ def never(seconds: float) -> None:
     raise AssertionError("a dead coordinator of this machine keeps nobody waiting")
 
 
-def run(store: CrashingStore, *, workers: int = 1, watchful: bool = False) -> RunCounts:
-    """One coordinator's life, from the binding to the seal; a watchful one looks for others all the time."""
+def run(store: CrashingStore, *, workers: int = 1, looks: Callable[[], bool] = lambda: False) -> RunCounts:
+    """One coordinator's life, from the binding to the seal; where it looks for others, it does so all the time."""
     begin(store)
     driver = dataclasses.replace(Driver.this_process(), pid=next(DEAD_PIDS))
     held = claim(store, LAYOUT, sleep=never, driver=driver)
 
     def superseded_by() -> int | None:
         store.die_if_dead()
-        return held.look() if watchful else held.superseded_by
+        return held.look() if looks() else held.superseded_by
 
     def abandon(shard: Shard, reason: str) -> None:
         raise AssertionError(f"shard {shard.index} was given up: {reason}")
@@ -204,7 +205,7 @@ def test_two_coordinators_at_once_write_one_output(folders: Iterator[Store], und
 
         def compete(store: Store = store, ends: list[str] = ends) -> None:
             try:
-                run(CrashingStore(store), workers=2, watchful=True)
+                run(CrashingStore(store), workers=2, looks=lambda: True)
                 ends.append("complete")
             except Superseded:
                 ends.append("superseded")
@@ -216,6 +217,63 @@ def test_two_coordinators_at_once_write_one_output(folders: Iterator[Store], und
             thread.join()
         assert len(ends) == 2
         assert "complete" in ends
+        assert_complete(store, undisturbed)
+
+
+class Then(Enum):
+    """What a coordinator does that stood still while another did its job."""
+
+    LOOKS = auto()
+    DOES_NOT_LOOK = auto()
+    DIES = auto()
+
+
+def lasting(store: Store) -> dict[str, bytes]:
+    """Everything in a folder but the claims and beats of coordinators."""
+    infos = list(store.list(""))
+    return {info.key: store.read(info.key) for info in infos if not info.key.startswith(LAYOUT.drivers_prefix)}
+
+
+def overtaken(store: Store, at: int, moment: Moment, then: Then) -> str:
+    """Let a coordinator stand still at an operation while another does the job to its end; how the first one ends."""
+    first = StandingStore(store, at, moment, dies=then is Then.DIES)
+    ends: list[str] = []
+
+    def live_on() -> None:
+        try:
+            run(first, looks=lambda: then is Then.LOOKS and first.has_gone_on)
+            ends.append("done")
+        except (Superseded, Crashed) as end:
+            ends.append(type(end).__name__)
+
+    thread = threading.Thread(target=live_on)
+    thread.start()
+    try:
+        assert first.standing.wait(60)
+        run(CrashingStore(store))
+        before = lasting(store)
+    finally:
+        first.go_on()
+        thread.join()
+    first.wait_until_still()
+    assert lasting(store) == before
+    return ends[0]
+
+
+# To stand still after an operation is to stand still before the next.
+@pytest.mark.parametrize("then", Then)
+@pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.ANSWER_LOST])
+def test_a_coordinator_overtaken_at_any_store_operation_changes_nothing_whatever_it_does_then(
+    folders: Iterator[Store], undisturbed: str, moment: Moment, then: Then
+) -> None:
+    watched = CrashingStore(next(folders))
+    run(watched)
+    for at, operation in enumerate(watched.operations, start=1):
+        if moment is Moment.ANSWER_LOST and not operation.startswith("create"):
+            continue
+        store = next(folders)
+        end = overtaken(store, at, moment, then)
+        assert end == "done" or end == {Then.LOOKS: "Superseded", Then.DIES: "Crashed"}.get(then)
         assert_complete(store, undisturbed)
 
 
