@@ -201,7 +201,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("max_bytes", "--max-bytes", COUNT, "Larger files are refused unread", default=_LIMITS.max_bytes),
     Setting("pool", "--pool", TEXT, "Where workers run", choices=POOLS, default="ray"),
     Setting("device", "--device", TEXT, "What workers run on", choices=DEVICES, default="auto"),
-    Setting("backend", "--backend", TEXT, "What runs the model on a CPU", choices=BACKENDS, default="auto"),
+    Setting("backend", "--backend", TEXT, "What runs the model", choices=BACKENDS, default="auto"),
     Setting("workers", "--workers", COUNT, "Number of workers; one for each device otherwise"),
     Setting("cores_per_worker", "--cores-per-worker", COUNT, "Cores each worker gets; about eight otherwise"),
     Setting("batch_size", "--batch-size", COUNT_OR_AUTO, "Images of one forward pass, or auto"),

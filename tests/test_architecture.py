@@ -80,3 +80,16 @@ def test_the_public_names_exist_and_are_documented() -> None:
 
     for name in batchrec.__all__:
         assert getattr(batchrec, name).__doc__
+
+
+def test_a_job_in_one_process_needs_neither_ray_nor_openvino(archive: Path, tmp_path: Path) -> None:
+    code = f"""
+import sys
+sys.modules |= dict.fromkeys(("ray", "openvino", "s3fs"))
+import batchrec
+summary = batchrec.submit({str(archive / "manifest.parquet")!r}, output={str(tmp_path / "out")!r}, pool="inline",
+                          device="cpu", backend="torch-eager", limit=20, max_failure_rate=1.0)
+print(summary.num_rows)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "20\n", done.stderr

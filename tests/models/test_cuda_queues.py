@@ -10,12 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from batchrec.models import ModelSpec, resolve_model
 from batchrec.models.backends import open_backend
 from batchrec.models.backends.recogniser import Recogniser, without_norms
 from batchrec.models.backends.torch_cuda import TorchCudaBackend
 from batchrec.models.building import build_model
+from batchrec.pipeline.decoding import Decoder
+from batchrec.pipeline.stream import Stream
+from batchrec.spec import ImageLimits, StoreOptions
+from batchrec.storage import ImageReader, UriPolicy
 from tests.models import devices
 from tests.models.devices import HostDevice, LateDevice
 
@@ -194,3 +199,23 @@ def test_inductor_changes_no_answer_and_leaves_its_kernels_for_the_next(
     np.testing.assert_array_equal(compiled.top_labels, plain.top_labels)
     np.testing.assert_allclose(compiled.top_scores, plain.top_scores, atol=1e-5)
     assert any((fresh_cache / "inductor").iterdir())
+
+
+def test_a_stream_that_feeds_a_late_device_gives_every_row_its_own_answer(
+    recognise: Recogniser, noise: np.ndarray, tmp_path: Path
+) -> None:
+    preprocess = recognise.model.preprocess
+    for number, image in enumerate(noise):
+        Image.fromarray(image).resize((preprocess.resize, preprocess.resize)).save(tmp_path / f"{number}.png")
+    decoder = Decoder(preprocess, ImageLimits())
+    pixels = [decoder.decode((tmp_path / f"{number}.png").read_bytes())[0] for number in range(len(noise))]
+    expected = recognise(torch.from_numpy(np.stack(pixels)))[0].numpy()
+    backend = on(LateDevice(5), recognise)
+    backend.device = "cuda:0"  # as the stream understands it: threads that predict do not decode
+    reader = ImageReader(UriPolicy(str(tmp_path), (), ()), StoreOptions(), 2**20)
+    stream = Stream(reader, decoder, backend, num_threads=2, top_k=3)
+    rows = [[(shard + row) % len(noise) for row in range(26)] for shard in range(3)]
+    futures = [stream.submit([f"{row}.png" for row in shard]) for shard in rows]
+    for shard, future in zip(rows, futures, strict=True):
+        np.testing.assert_allclose(future.result(timeout=60).top_scores, expected[shard], atol=1e-6)
+    stream.close()

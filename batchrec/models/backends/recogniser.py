@@ -96,10 +96,23 @@ class Recogniser:
         logits, *embeddings = outputs if self.embeddings else (outputs,)
         logits = logits.float()
         scores = torch.softmax(logits, dim=1)
-        # A stable order: half precision ties often, and of equal scores the lower index comes first.
-        best = torch.sort(logits, dim=1, descending=True, stable=True).indices[:, : self._top_k]
+        best = _best(logits, self._top_k)
         entropy = torch.special.entr(scores).sum(dim=1)
         return scores.gather(1, best), best.to(torch.int32), entropy, *(each.float() for each in embeddings)
+
+
+def _best(logits: torch.Tensor, k: int) -> torch.Tensor:
+    """Return the indices of the ``k`` largest of each row; of equal ones, of which half precision has many, the lower.
+
+    ``topk`` says nothing of equal ones, and not every sort can be part of a recorded graph.
+    """
+    import torch
+
+    values, columns = logits.clone(), []
+    for _ in range(k):
+        columns.append(values.argmax(dim=1, keepdim=True))
+        values.scatter_(1, columns[-1], float("-inf"))
+    return torch.cat(columns, dim=1)
 
 
 def without_norms(network: torch.nn.Module) -> torch.nn.Module:
