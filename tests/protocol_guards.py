@@ -134,7 +134,7 @@ GUARDS: tuple[Guard, ...] = (
         "seal: nothing is read again",
         _SEAL,
         "        footer, size = read_footer_and_size(store, key)\n",
-        "        footer, size = PartFooter(layout.job_id, shard.index, '', shard.num_rows, shard.num_rows, {}, ''), 0\n",  # noqa: E501
+        "        return SealedPart(shard.index, 0, '', shard.num_rows, shard.num_rows, {}, '')\n",
     ),
     Guard(
         "seal order: _SUCCESS before the seal",
@@ -153,8 +153,8 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "seal: written over what stands",
         _SEAL,
-        "    data = json.dumps(value, indent=1).encode()\n\n",
-        "    data = json.dumps(value, indent=1).encode()\n    return store.overwrite(key, data)\n\n",
+        "    data = json.dumps(value).encode()",
+        "    data = json.dumps(value).encode()\n    return store.overwrite(key, data)",
     ),
     Guard(
         "seal: another one that stands counts as the same",

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from batchrec.errors import OutputError, StorageLost
 from batchrec.output.digest import table_sha256
 from batchrec.output.layout import PREDICTIONS_PREFIX, SUCCESS_KEY, Layout
-from batchrec.output.parts import PartFooter, UnreadablePart, read_footer_and_size
+from batchrec.output.parts import UnreadablePart, read_footer_and_size
 from batchrec.output.schema import ERROR, errors_schema
 from batchrec.output.tables import read_table
 from batchrec.records import Shard
@@ -25,6 +25,7 @@ from batchrec.storage import KeyMissing, Store, create_or_compare
 
 _FORMAT = 1
 _READERS = 16
+_SHARDS_PER_RUN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,10 @@ class Seal:
     @property
     def num_errors(self) -> Counter[str]:
         """Rows without one, by code."""
-        return sum((Counter(part.num_errors) for part in self.parts), Counter())
+        total: Counter[str] = Counter()
+        for part in self.parts:
+            total.update(part.num_errors)
+        return total
 
     @property
     def failure_rate(self) -> float:
@@ -69,7 +73,8 @@ class Seal:
 
     def to_json(self) -> dict[str, Any]:
         """Return the seal as plain JSON values."""
-        return {**self.totals(), "parts": [asdict(part) for part in self.parts]}
+        names = [each.name for each in fields(SealedPart)]
+        return {**self.totals(), "parts": [{name: getattr(part, name) for name in names} for part in self.parts]}
 
     def totals(self) -> dict[str, Any]:
         """Return what ``_SUCCESS`` says: the job and its counts."""
@@ -92,7 +97,8 @@ class Seal:
         try:
             parts = tuple(SealedPart(**{name: part[name] for name in known}) for part in plain["parts"])
             found = cls(str(plain["job_id"]), parts)
-            sound = found.totals() == {name: plain[name] for name in found.totals()}
+            totals = found.totals()
+            sound = totals == {name: plain[name] for name in totals}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise _bad_seal(f"{type(error).__name__}: {error}") from error
         if not sound:
@@ -159,7 +165,7 @@ def read_seal(store: Store, layout: Layout) -> Seal | None:
 
 def _read_parts(store: Store, layout: Layout, plan: Sequence[Shard]) -> Iterator[SealedPart]:
     standing = standing_parts(store, layout, len(plan))
-    missing = [shard.index for shard in plan if shard.index not in standing]
+    missing = [index for index in range(len(plan)) if index not in standing]
     if missing:
         raise StorageLost(
             f"{len(missing)} of {len(plan)} parts are missing",
@@ -167,22 +173,16 @@ def _read_parts(store: Store, layout: Layout, plan: Sequence[Shard]) -> Iterator
             advice="run the same command again: only their shards are done anew",
         )
     with ThreadPoolExecutor(_READERS) as threads:
-        footers = threads.map(lambda shard: _checked_footer(store, layout, shard), plan)
-        # The size is that of the object whose footer was read: between listing and reading one may have been
-        # moved away and its shard done anew.
-        for shard, (footer, size) in zip(plan, footers, strict=True):
-            yield SealedPart(
-                shard.index,
-                size,
-                footer.attempt_id,
-                footer.num_rows,
-                footer.num_ok,
-                footer.num_errors,
-                footer.rows_sha256,
-            )
+        for sealed in threads.map(lambda run: [_sealed_part(store, layout, shard) for shard in run], _runs(plan)):
+            yield from sealed
 
 
-def _checked_footer(store: Store, layout: Layout, shard: Shard) -> tuple[PartFooter, int]:
+def _runs(shards: Sequence[Shard]) -> list[Sequence[Shard]]:
+    """Cut shards into what one thread does at a time: a future for each would take more memory than its result."""
+    return [shards[first : first + _SHARDS_PER_RUN] for first in range(0, len(shards), _SHARDS_PER_RUN)]
+
+
+def _sealed_part(store: Store, layout: Layout, shard: Shard) -> SealedPart:
     key = layout.part_key(shard.index)
     try:
         footer, size = read_footer_and_size(store, key)
@@ -192,7 +192,10 @@ def _checked_footer(store: Store, layout: Layout, shard: Shard) -> tuple[PartFoo
         raise _bad_part(store, key, f"shard {footer.shard} of job {footer.job_id[:12]}")
     if footer.num_rows != shard.num_rows or footer.num_ok + sum(footer.num_errors.values()) != shard.num_rows:
         raise _bad_part(store, key, f"{footer.num_rows} rows where the plan has {shard.num_rows}")
-    return footer, size
+    # The size is that of the object whose footer was read: between listing and reading one may have been
+    # moved away and its shard done anew.
+    counts = footer.num_rows, footer.num_ok, footer.num_errors
+    return SealedPart(shard.index, size, footer.attempt_id, *counts, footer.rows_sha256)
 
 
 def _bad_part(store: Store, key: str, found: str) -> OutputError:
@@ -208,7 +211,7 @@ def _bad_seal(found: str) -> OutputError:
 
 
 def _create_json(store: Store, key: str, value: Mapping[str, Any]) -> None:
-    data = json.dumps(value, indent=1).encode()
+    data = json.dumps(value).encode()  # indented, a seal of 250,000 parts would take a gigabyte while it is made
 
     def same(standing: bytes) -> bool:
         try:
@@ -224,7 +227,7 @@ def _create_errors(
 ) -> None:
     failing = [plan[part.shard] for part in sealed.parts if part.num_ok < part.num_rows]
     with ThreadPoolExecutor(_READERS) as threads:
-        tables = list(threads.map(lambda shard: _failed_rows(store, layout, shard, manifest_files), failing))
+        tables = list(threads.map(lambda run: _failed_rows(store, layout, run, manifest_files), _runs(failing)))
     table = pa.concat_tables([errors_schema().empty_table(), *tables]).combine_chunks()
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
@@ -238,11 +241,13 @@ def _create_errors(
     create_or_compare(store, layout.errors_key, buffer.getvalue(), same=same)
 
 
-def _failed_rows(store: Store, layout: Layout, shard: Shard, manifest_files: Sequence[str]) -> pa.Table:
-    carried = errors_schema().names[:-2]
-    with store.open(layout.part_key(shard.index)) as stream:
-        rows = read_table(stream, columns=[*carried, "status"])
-    return point_to_manifest(rows, shard, manifest_files[shard.file])
+def _failed_rows(store: Store, layout: Layout, run: Sequence[Shard], manifest_files: Sequence[str]) -> pa.Table:
+    carried, tables = errors_schema().names[:-2], []
+    for shard in run:
+        with store.open(layout.part_key(shard.index)) as stream:
+            rows = read_table(stream, columns=[*carried, "status"])
+        tables.append(point_to_manifest(rows, shard, manifest_files[shard.file]))
+    return pa.concat_tables(tables).combine_chunks()
 
 
 def point_to_manifest(rows: pa.Table, shard: Shard, manifest_file: str) -> pa.Table:
