@@ -127,8 +127,12 @@ class CudaDevice:
             queue.put(work)
         graph = torch.cuda.CUDAGraph()
         try:
-            # What other threads do to the device meanwhile is no part of it, and no reason to fail.
-            with torch.cuda.graph(graph, stream=queue.stream, capture_error_mode="thread_local"):
+            # What other threads do to the device meanwhile is no part of it, and no reason to fail. A recording
+            # that fails would leave its stream the current one.
+            with (
+                torch.cuda.stream(queue.stream),
+                torch.cuda.graph(graph, stream=queue.stream, capture_error_mode="thread_local"),
+            ):
                 work()
         except RuntimeError as error:
             if is_out_of_memory(error):
