@@ -1,6 +1,6 @@
 """What a row costs, and what memory a job takes, from a thousand rows to a million.
 
-    python benchmarks/rows.py [--rows 1000 10000 100000] [--threads 2]
+    python benchmarks/rows.py [--rows 1000 10000 100000] [--threads 2] [--record]
 
 Whole jobs with a model that answers at once, in one process (`--pool inline`), on manifests of any length that name
 the same 32 small images over and over: what is left is everything but the model. Each length runs in a process of
@@ -27,6 +27,8 @@ import batchrec
 from batchrec.engine import worker
 from batchrec.learning.drawing import draw_archive
 from batchrec.models.backends import Scores
+from batchrec.models.bundle import ModelSpec
+from benchmarks.history import record
 
 NUM_IMAGES, SIDE = 32, 96
 #: Short jobs are over in a fraction of a second, so they run again until they have done so many rows.
@@ -38,20 +40,24 @@ class NullBackend:
 
     name, device, precision = "null", "cpu", "fp32"
 
-    def __init__(self, batch_size: int, num_threads: int, top_k: int) -> None:
-        self.batch_size, self.concurrency = batch_size, num_threads
+    def __init__(self, batch_size: int, num_threads: int, top_k: int, crop: int) -> None:
+        self.batch_size, self.concurrency, self._crop = batch_size, num_threads, crop
         labels = np.tile(np.arange(top_k, dtype=np.int32), (batch_size, 1))
         scores = np.full((batch_size, top_k), 1 / top_k, dtype=np.float32)
         self._scores = Scores(scores, labels, np.zeros(batch_size, dtype=np.float32))
+
+    def new_slab(self) -> np.ndarray:
+        return np.zeros((self.batch_size, self._crop, self._crop, 3), dtype=np.uint8)
 
     def predict(self, images: np.ndarray) -> Scores:
         return self._scores
 
 
-def open_null(model: object, **options: object) -> tuple[NullBackend, str]:
+def open_null(
+    model: ModelSpec, *, batch_size: int | None, num_threads: int, top_k: int, **_: object
+) -> tuple[NullBackend, str]:
     """Stand in for :func:`batchrec.models.backends.open_backend`."""
-    batch_size, num_threads, top_k = (options[name] for name in ("batch_size", "num_threads", "top_k"))
-    return NullBackend(int(batch_size or 32), int(num_threads), int(top_k)), "answers at once"  # type: ignore[call-overload]
+    return NullBackend(batch_size or 32, num_threads, top_k, model.preprocess.crop), "answers at once"
 
 
 def write_manifest(archive: Path, num_rows: int) -> Path:
@@ -89,6 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--record", action="store_true")
     parser.add_argument("--archive", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.archive is not None:
@@ -105,6 +112,8 @@ def main() -> None:
             found.append(json.loads(done.stdout))
     costs = [each["us_per_row"] for each in found]
     print(f"dearest over cheapest row: {max(costs) / min(costs):.2f}")
+    if asked.record:
+        record([(f"a row of {each['rows']}, null model, us", each["us_per_row"], "lower") for each in found])
 
 
 if __name__ == "__main__":

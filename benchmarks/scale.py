@@ -1,6 +1,6 @@
 """The real ledger and coordinator against simulated workers: events a second and memory, at two sizes.
 
-    python benchmarks/scale.py [--workers 10000] [--shards 250000] [--shard-s 2.0]
+    python benchmarks/scale.py [--workers 10000] [--shards 250000] [--shard-s 2.0] [--record]
 
 The pool is simulated: it speaks the pool protocol and has a virtual clock, on which every worker takes about
 ``--shard-s`` seconds for an attempt, each event comes alone, and now and then an attempt fails or a worker
@@ -35,6 +35,7 @@ from batchrec.records import Attempt, ShardResult, WorkerFacts
 from batchrec.spec import StoreOptions
 from batchrec.stats import ShardStats
 from batchrec.storage import open_store
+from benchmarks.history import record
 
 ROWS_PER_SHARD = 4_096
 SHARE_FAILED = 0.002
@@ -191,6 +192,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=10_000)
     parser.add_argument("--shards", type=int, default=250_000)
     parser.add_argument("--shard-s", type=float, default=2.0)
+    parser.add_argument("--record", action="store_true")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
@@ -201,6 +203,14 @@ def main() -> None:
     whole = run_apart(asked.workers, asked.shards, asked.shard_s)
     print(json.dumps(whole))
     print(f"an event costs {whole['us_per_event'] / tenth['us_per_event']:.2f} times as much at ten times the size")
+    if asked.record:
+        size = f"{asked.workers} workers, {asked.shards} shards"
+        record(
+            [
+                (f"coordinator, {size}, events/s", whole["events_per_s"], "higher"),
+                (f"coordinator, {size}, peak MiB", whole["peak_mib"], "lower"),
+            ]
+        )
 
 
 if __name__ == "__main__":

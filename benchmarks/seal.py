@@ -1,6 +1,6 @@
 """Sealing an output of many parts: seconds and memory, at two sizes.
 
-    python benchmarks/seal.py [--parts 250000] [--latency-ms 0]
+    python benchmarks/seal.py [--parts 250000] [--latency-ms 0] [--record]
 
 The store is simulated: it holds one real part of 4,096 rows and serves it under every name with that shard's number
 in the footer, after ``--latency-ms`` of waiting for each request. Everything else is real: the list, the footers read
@@ -29,6 +29,7 @@ from batchrec.output.parts import encode_part
 from batchrec.output.schema import predictions_schema
 from batchrec.output.seal import read_seal, seal
 from batchrec.storage import KeyMissing, ObjectInfo
+from benchmarks.history import record
 
 ROWS_PER_SHARD = 4_096
 FAILED_EVERY = 10
@@ -133,23 +134,28 @@ def measure(num_parts: int, latency_s: float) -> dict[str, float]:
     }
 
 
-def measure_apart(parts: int, latency_ms: float) -> None:
+def measure_apart(parts: int, latency_ms: float) -> dict[str, float]:
     """Measure one size in a process of its own, so that its peak memory is its own."""
     size = ["--parts", str(parts), "--latency-ms", str(latency_ms)]
-    subprocess.run([sys.executable, __file__, "--one", *size], check=True)
+    done = subprocess.run([sys.executable, __file__, "--one", *size], check=True, stdout=subprocess.PIPE, text=True)
+    print(done.stdout.strip(), flush=True)
+    return dict(json.loads(done.stdout))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", type=int, default=250_000)
     parser.add_argument("--latency-ms", type=float, default=0.0)
+    parser.add_argument("--record", action="store_true")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
         print(json.dumps(measure(asked.parts, asked.latency_ms / 1000)), flush=True)
         return
-    for parts in (asked.parts // 10, asked.parts):
-        measure_apart(parts, asked.latency_ms)
+    _, whole = (measure_apart(parts, asked.latency_ms) for parts in (asked.parts // 10, asked.parts))
+    if asked.record:
+        size = f"sealing {asked.parts} parts, {asked.latency_ms:g} ms a request"
+        record([(f"{size}, s", whole["seal_s"], "lower"), (f"{size}, peak MiB", whole["peak_mib"], "lower")])
 
 
 if __name__ == "__main__":

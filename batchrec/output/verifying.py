@@ -11,7 +11,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -141,10 +141,11 @@ def _read_part(store: Store, layout: Layout, shard: Shard, manifest_file: str, p
     digest = table_sha256(rows, leave_out=NOT_IN_DIGEST)
     checks = _checks(rows, footer, digest, layout, shard).items()
     parts.faults += [(shard.index, f"{key} {fault}") for fault, good in checks if not good]
-    parts.footers[shard.index] = footer
+    parts.footers[shard.index] = replace(footer, facts={})  # the same in all parts, and more than the rest
     parts.digests.append(digest)
     parts.embeddings.add(str(rows.schema.field(EMBEDDING).type) if EMBEDDING in rows.schema.names else "none")
-    parts.errors.append(point_to_manifest(rows, shard, manifest_file))
+    if (failed := point_to_manifest(rows, shard, manifest_file)).num_rows:
+        parts.errors.append(failed)
     parts.num_rows += rows.num_rows
 
 
