@@ -49,10 +49,32 @@ def submit(
 
 @click.command()
 @job_options
+@click.option("--measure", is_flag=True, help="Measure this machine on a sample of the images: some 15 s")
+@click.option(
+    "--price-per-hour",
+    type=click.FloatRange(min=0),
+    metavar="X",
+    help="What one worker costs an hour, for the cost of the job; implies --measure",
+)
 @json_option
-def plan(source: tuple[str, ...], job_file: str | None, sets: tuple[str, ...], as_json: bool, **flags: Any) -> int:
-    """Show what `submit` would do with the manifests SOURCE; write nothing."""
-    _print_plan(settings_from(source, job_file, sets, flags).to_spec(), as_json)
+def plan(
+    source: tuple[str, ...],
+    job_file: str | None,
+    sets: tuple[str, ...],
+    measure: bool,
+    price_per_hour: float | None,
+    as_json: bool,
+    **flags: Any,
+) -> int:
+    """Show what `submit` would do with the manifests SOURCE; write nothing.
+
+    With --measure a sample tells how long it should take here, and its report then says how near it came.
+    """
+    spec = settings_from(source, job_file, sets, flags).to_spec()
+    if measure or price_per_hour is not None:
+        _print_measured_plan(spec, price_per_hour, as_json)
+    else:
+        _print_plan(spec, as_json)
     return 0
 
 
@@ -62,6 +84,27 @@ def _print_plan(spec: JobSpec, as_json: bool) -> None:
 
     facts = plan_job(spec).facts()
     click.echo(json.dumps(facts, indent=1) if as_json else "\n".join(plan_lines(facts)))
+
+
+def _print_measured_plan(spec: JobSpec, price_per_hour: float | None, as_json: bool) -> None:
+    from batchrec.benching import measure_plan
+    from batchrec.planning import plan_job
+    from batchrec.report.measurement import expected_facts, expected_lines
+    from batchrec.report.planned import plan_lines
+
+    job = plan_job(spec)
+    if not as_json:
+        click.echo("\n".join(plan_lines(job.facts())))
+    found, num_left = measure_plan(job), job.plan.num_rows - job.num_rows_done
+    if as_json:
+        facts = {
+            **job.facts(),
+            "measured": found.to_json(),
+            "expected": expected_facts(found, num_left, price_per_hour),
+        }
+        click.echo(json.dumps(facts, indent=1))
+    else:
+        click.echo("\n".join(expected_lines(found, num_left, price_per_hour)))
 
 
 def _print_config(settings: Settings, as_json: bool) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import Any
 
 import click
+
+from batchrec.cli.options import job_options, settings_from
 
 EXIT_NOT_FIT = 3
 
@@ -26,3 +29,20 @@ def doctor(output: str | None, s3_endpoint: str | None, as_json: bool) -> int:
         for finding in findings:
             click.echo(f"{'ok ' if finding.good else 'BAD'} {finding.name:16} {finding.found}")
     return 0 if all(finding.good for finding in findings) else EXIT_NOT_FIT
+
+
+@click.command()
+@job_options
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON")
+def bench(source: tuple[str, ...], job_file: str | None, sets: tuple[str, ...], as_json: bool, **flags: Any) -> int:
+    """Measure what this machine allows, in under a minute: reading, decoding, the model, writing, and what binds.
+
+    Images are a sample of the manifests SOURCE; without any they are drawn. With -o parts are tried where that output
+    would lie, and removed again; else on the local disk.
+    """
+    from batchrec.benching import bench as measure
+    from batchrec.report.measurement import measurement_lines
+
+    found = measure(settings_from(source, job_file, sets, flags))
+    click.echo(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(measurement_lines(found)))
+    return 0

@@ -17,7 +17,7 @@ from batchrec.cli.clusters import list_submissions, logs, stop
 from batchrec.cli.handing import wait
 from batchrec.cli.jobs import plan, submit
 from batchrec.cli.kubernetes import k8s
-from batchrec.cli.machine import doctor
+from batchrec.cli.machine import bench, doctor
 from batchrec.cli.models import models
 from batchrec.cli.outputs import errors, report, status, verify
 from batchrec.cli.running import run as run_job_file
@@ -73,6 +73,7 @@ for verb in (
     repair,
     models,
     sample,
+    bench,
     doctor,
     schema,
     k8s,

@@ -118,9 +118,14 @@ def _room(node: Node, num_threads: int, *, on_cuda: bool) -> int:
 
 
 def available_cores() -> int:
+    """Return the whole cores a worker is sized by: a quota of 1.5 is worth two threads."""
+    return max(1, math.ceil(usable_cores()))
+
+
+def usable_cores() -> float:
     """Return the cores this process may use: its affinity, and the quota of its cgroup."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(cores, _cgroup_quota())))
+    return min(cores, _cgroup_quota())
 
 
 def _cgroup_quota() -> float:

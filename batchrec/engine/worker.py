@@ -15,7 +15,7 @@ from batchrec.engine.pool import LiveCounts
 from batchrec.errors import CODES, AccessError, AccessLost, ErrorCode, OutputError
 from batchrec.manifest.definition import Manifest
 from batchrec.manifest.rows import RowReader, Rows
-from batchrec.models.backends import open_backend
+from batchrec.models.backends import Backend, open_backend
 from batchrec.models.bundle import ModelSpec
 from batchrec.models.carrying import weights_here
 from batchrec.output.layout import Layout
@@ -80,6 +80,30 @@ class WorkerJob:
     facts: Mapping[str, object] = field(default_factory=dict)
 
 
+def open_reader(job: WorkerJob) -> ImageReader:
+    """Return what fetches a job's images."""
+    return ImageReader(job.policy, job.store, job.limits.max_bytes)
+
+
+def open_decoder(job: WorkerJob) -> Decoder:
+    """Return what decodes them in this process."""
+    return Decoder(job.model.preprocess, job.limits, PictureReader(job.limits, job.shrink_to).read)
+
+
+def open_model(job: WorkerJob) -> tuple[Backend, str]:
+    """Return what runs its model, and one printable line saying how that was chosen."""
+    return open_backend(
+        job.model,
+        precision=job.precision,
+        device=job.device,
+        backend=job.backend,
+        batch_size=job.batch_size,
+        num_threads=job.num_threads,
+        top_k=job.top_k,
+        embeddings=job.embedding is not None,
+    )
+
+
 class Worker:
     """Runs attempts of one job. ``run`` may be called from several threads at once; shards then overlap."""
 
@@ -106,26 +130,16 @@ class Worker:
         _require_same_output(self._store, job.job_id)
         probe(self._store)
         self._rows = RowReader(job.manifest, job.store)
-        backend, trial = open_backend(
-            weights_here(job.model, self._store),
-            precision=job.precision,
-            device=job.device,
-            backend=job.backend,
-            batch_size=job.batch_size,
-            num_threads=job.num_threads,
-            top_k=job.top_k,
-            embeddings=job.embedding is not None,
-        )
-        reader = self._reader = ImageReader(job.policy, job.store, job.limits.max_bytes)
-        preprocess = job.model.preprocess
+        backend, trial = open_model(replace(job, model=weights_here(job.model, self._store)))
+        reader = self._reader = open_reader(job)
         self._stream = Stream(
             reader,
-            Decoder(preprocess, job.limits, PictureReader(job.limits, job.shrink_to).read),
+            open_decoder(job),
             backend,
             num_threads=job.num_threads,
             top_k=min(job.top_k, job.model.num_outputs),
             embedding=job.embedding,
-            decoder_apart=Decoder(preprocess, job.limits, self._apart.read),
+            decoder_apart=Decoder(job.model.preprocess, job.limits, self._apart.read),
             hands=self._hands,
         )
         self._facts = {
