@@ -16,6 +16,7 @@ from batchrec.engine.claims import Claim, claim
 from batchrec.engine.coordinator import Coordinator, Observer
 from batchrec.engine.counting import RunCounts
 from batchrec.engine.definition import definition_record
+from batchrec.engine.expecting import keep_outside, recall_expectation
 from batchrec.engine.identity import bind
 from batchrec.engine.ledger import Ledger
 from batchrec.engine.sites import Site
@@ -100,6 +101,9 @@ def _report(
         began_at=began_at,
         wall_s=time.monotonic() - began,
     )
+    if counts.num_published and not job.site.spans_machines:
+        keep_outside(job.spec, job.model, job.placement, summary)
+        summary = replace(summary, expectation=recall_expectation(job.spec, job.identity, job.placement))
     keeps = counts.num_published > 0 or not stands(store, REPORT_KEY)
     if keeps and not advise(store, REPORT_KEY, summary.to_json()):
         observer.say(f"{REPORT_KEY} could not be written; the output is complete all the same")

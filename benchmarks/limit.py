@@ -1,12 +1,11 @@
-"""How near a whole job comes to what this machine allows: decode and model measured alone, then the job.
+"""How near a whole job comes to what this machine allows, each term measured alone just before the job.
 
     python benchmarks/limit.py --images 8000 --size 500x375 --model random:resnet18
     python benchmarks/limit.py --images 400 --drawn 100 --size 4000x3000 --model random:resnet18
     python benchmarks/limit.py --images 40000 --drawn 4000 --size 64x64 --model random:mobilenet_v3_large
     python benchmarks/limit.py --images 8000 --drawn 1000 --kind png --model random:resnet18
 
-Limit for work that shares cores: cores / (seconds of one core to decode an image + to predict it).
-The parts are measured alone before and after the job, in the same process tree, and their medians count.
+The limit is that of `batchrec plan --measure`: of work that shares cores, cores / core-seconds of an image.
 """
 
 from __future__ import annotations
@@ -14,45 +13,16 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import threading
-import time
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
 from material import archive_of, model_string
 
-import batchrec
-from batchrec.engine.devices import available_cores
-from batchrec.models.backends import Backend, open_backend, resolve_precision
-from batchrec.models.zoo import resolve_model
-from batchrec.pipeline.decoding import Decoder
-from batchrec.spec import ImageLimits
-
-
-def decode_rate(decoder: Decoder, images: list[bytes]) -> float:
-    """Images a second that one core decodes."""
-    began = time.perf_counter()
-    for data in images:
-        decoder.decode(data)
-    return len(images) / (time.perf_counter() - began)
-
-
-def model_rate(backend: Backend, crop: int, num_batches: int = 12) -> float:
-    """Images a second of the model with all its cores and nothing else running."""
-    batch = np.random.default_rng(0).integers(0, 255, (backend.batch_size, crop, crop, 3), dtype=np.uint8)
-
-    def run() -> None:
-        for _ in range(num_batches):
-            backend.predict(batch)
-
-    threads = [threading.Thread(target=run) for _ in range(backend.concurrency)]
-    began = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return backend.concurrency * num_batches * backend.batch_size / (time.perf_counter() - began)
+from batchrec.benching import measure_plan
+from batchrec.job import run_job
+from batchrec.planning import plan_job
+from batchrec.report.measurement import measurement_lines
+from batchrec.report.summary import comparison
+from batchrec.spec import JobSpec
 
 
 def main() -> None:
@@ -69,44 +39,32 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         archive = Path(arguments.archive or f"{scratch}/archive")
         archive_of(archive, arguments.images, arguments.size, arguments.kind, arguments.drawn)
-        arguments.model = model_string(arguments.model, Path(scratch))
-        uris = pq.read_table(archive / "manifest.parquet", columns=["uri"]).column("uri").to_pylist()
-        images = [(archive / uri).read_bytes() for uri in uris[:500]]
-        mean_kb = sum(map(len, images)) / len(images) / 1024
-        print(f"{len(uris)} images, {mean_kb:.0f} KiB mean, {available_cores()} cores")
-        measure(arguments, archive, images, scratch)
-
-
-def measure(arguments: argparse.Namespace, archive: Path, images: list[bytes], scratch: str) -> None:
-    model, cores = resolve_model(arguments.model), available_cores()
-    decoder = Decoder(model.preprocess, ImageLimits())
-    precision = resolve_precision("auto", "cpu")
-    backend, line = open_backend(
-        model, precision=precision, device="cpu", backend="auto", batch_size=None, num_threads=cores, top_k=5
-    )
-    print(line)
-    decoded, predicted, steady = [], [], []
-    for number in range(arguments.rounds):
-        decoded.append(decode_rate(decoder, images))
-        predicted.append(model_rate(backend, model.preprocess.crop))
-        summary = batchrec.submit(
-            str(archive / "manifest.parquet"),
-            output=f"{scratch}/out{number}",
-            model=arguments.model,
+        spec = JobSpec(
+            source=(str(archive / "manifest.parquet"),),
+            output=f"{scratch}/out",
+            model=model_string(arguments.model, Path(scratch)),
             pool=arguments.pool,
             max_failure_rate=1.0,
         )
-        steady.append(summary.steady_images_per_s)
-        limit = 1 / (1 / (cores * decoded[-1]) + 1 / predicted[-1])
-        print(
-            f"round {number}: decode {decoded[-1]:.0f}/s a core, model {predicted[-1]:.0f}/s, limit {limit:.0f}/s, "
-            f"steady {steady[-1]:.0f}/s, ratio {steady[-1] / limit:.3f}, whole {summary.wall_s:.1f} s",
-            flush=True,
-        )
-    decode, predict = statistics.median(decoded), statistics.median(predicted)
-    limit = 1 / (1 / (cores * decode) + 1 / predict)
-    achieved = statistics.median(steady)
-    print(f"median: limit {limit:.0f}/s, steady {achieved:.0f}/s, ratio {achieved / limit:.3f}")
+        ratios = [ratio_of(spec.replace(output=f"{scratch}/out{number}")) for number in range(arguments.rounds)]
+    print(f"median: ratio {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+
+
+def ratio_of(spec: JobSpec) -> float:
+    """Measure this machine on a job, run it, print both, and return achieved / limit."""
+    found = measure_plan(plan_job(spec))
+    print("\n".join(measurement_lines(found)))
+    summary = run_job(spec)
+    compared = comparison(summary)
+    if compared is None:
+        raise SystemExit("the job was too short to say anything: more --images")
+    print(
+        f"limit {found.limit.images_per_s:.0f}/s, steady {summary.steady_images_per_s:.0f}/s, ratio "
+        f"{compared.achieved_over_limit:.3f}, whole {summary.wall_s:.1f} s; predicted / measured "
+        f"{compared.predicted_over_measured_rate:.3f} steady, {compared.predicted_over_measured_s:.3f} whole\n",
+        flush=True,
+    )
+    return compared.achieved_over_limit
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from batchrec.report.expectation import Expectation
 from batchrec.report.summary import RunSummary
 from batchrec.spec import JobSpec
 
+_STARTS_KEPT = 3
+
 
 def keep_expectation(spec: JobSpec, identity: Identity, placement: Placement, expectation: Expectation) -> None:
     """Remember what was measured for a job on this machine."""
@@ -32,13 +34,18 @@ def keep_outside(spec: JobSpec, model: ModelSpec, placement: Placement, summary:
     """Remember how long an undisturbed run took before its first row and after its last."""
     disturbed = summary.workers_lost or summary.attempts_failed or summary.shards_done_before
     if summary.stats.num_rows and not disturbed:
-        keep("outside", _key_of_start(spec, model, placement), {"seconds": summary.wall_s - summary.steady_s})
+        key = _key_of_start(spec, model, placement)
+        before = (recall("outside", key) or {"seconds": []})["seconds"]
+        keep("outside", key, {"seconds": [summary.wall_s - summary.steady_s, *before][:_STARTS_KEPT]})
 
 
 def recall_outside(spec: JobSpec, model: ModelSpec, placement: Placement) -> float | None:
-    """Return those seconds of the last run of a model in a pool on this machine; None before there was one."""
+    """Return the least of those seconds over the last runs of a model on this machine; None before there was one.
+
+    The least, because whatever disturbs a start makes it longer: the first one converts the model, too.
+    """
     known = recall("outside", _key_of_start(spec, model, placement))
-    return float(known["seconds"]) if known else None
+    return min(known["seconds"]) if known else None
 
 
 def _key_of_job(spec: JobSpec, identity: Identity, placement: Placement) -> dict[str, Any]:

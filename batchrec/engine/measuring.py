@@ -26,6 +26,7 @@ from batchrec.records import Attempt, Shard
 from batchrec.report.limit import FetchTerm, ModelTerm, WriteTerm
 from batchrec.storage import ImageReader, Store
 
+#: How long each term is looked at, at most.
 FETCH_S, DECODE_S, MODEL_S, CORES_S = 4.0, 1.5, 1.5, 0.5
 #: Encoded images of a sample that are kept in memory.
 _MAX_SAMPLE_BYTES = 256 * 2**20
@@ -33,12 +34,12 @@ _NUM_PARTS = 5
 _BUSY_BYTES = bytes(2**20)
 
 
-def busy_cores(num_threads: int, seconds: float = CORES_S) -> float:
+def busy_cores(num_threads: int) -> float:
     """Return how many cores this process gets when so many threads want one each: a quota anywhere shows."""
     began, began_cpu = time.perf_counter(), time.process_time()
 
     def work(_: int) -> None:
-        while time.perf_counter() < began + seconds:
+        while time.perf_counter() < began + CORES_S:
             hashlib.sha256(_BUSY_BYTES)  # lets other threads of this process run
 
     with ThreadPoolExecutor(num_threads) as threads:
@@ -46,16 +47,13 @@ def busy_cores(num_threads: int, seconds: float = CORES_S) -> float:
     return (time.process_time() - began_cpu) / (time.perf_counter() - began)
 
 
-def measure_fetch(
-    reader: ImageReader, uris: Sequence[str | None], source: str, seconds: float = FETCH_S
-) -> tuple[FetchTerm, list[bytes]]:
+def measure_fetch(reader: ImageReader, uris: Sequence[str | None], source: str) -> tuple[FetchTerm, list[bytes]]:
     """Read images with as many reads in flight as a worker has; return what that took, and their bytes.
 
     Args:
         reader: The worker's.
         uris: What to read, each once; the first few only open connections where there are enough.
         source: Where they lie, for people.
-        seconds: When to begin no more reads.
 
     Raises:
         Refused: Not one of them can be read.
@@ -67,7 +65,7 @@ def measure_fetch(
         began, began_cpu = time.perf_counter(), time.process_time()
         turns = iter(uris[len(warming) :])
         most_bytes = _MAX_SAMPLE_BYTES // num_in_flight
-        reads = threads.map(lambda _: _read_until(reader, turns, began + seconds, most_bytes), range(num_in_flight))
+        reads = threads.map(lambda _: _read_until(reader, turns, began + FETCH_S, most_bytes), range(num_in_flight))
         found = list(chain.from_iterable(reads))
         wall_s, cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
     images = [data for data, _ in found if isinstance(data, bytes)]
@@ -78,7 +76,7 @@ def measure_fetch(
     return FetchTerm(source, len(images) / wall_s, latency_s, num_in_flight, mean_bytes, cpu_s / len(images)), images
 
 
-def measure_decode(decoder: Decoder, images: Sequence[bytes], num_threads: int, seconds: float = DECODE_S) -> float:
+def measure_decode(decoder: Decoder, images: Sequence[bytes], num_threads: int) -> float:
     """Return the core-seconds a readable image costs while all cores decode.
 
     Core time, not the clock's: neither what other processes take nor waits for the interpreter's lock are the machine's
@@ -87,7 +85,7 @@ def measure_decode(decoder: Decoder, images: Sequence[bytes], num_threads: int, 
     Raises:
         Refused: Not one of them can be decoded.
     """
-    turns, until = cycle(images), time.perf_counter() + seconds
+    turns, until = cycle(images), time.perf_counter() + DECODE_S
     with ThreadPoolExecutor(num_threads) as threads:
         costs = threads.map(lambda _: _decode_until(decoder, turns, until), range(num_threads))
         found = list(chain.from_iterable(costs))
@@ -97,9 +95,9 @@ def measure_decode(decoder: Decoder, images: Sequence[bytes], num_threads: int, 
     return statistics.fmean(spent_s)
 
 
-def measure_model(backend: Backend, crop: int, seconds: float = MODEL_S) -> ModelTerm:
+def measure_model(backend: Backend, crop: int) -> ModelTerm:
     """Return how fast a model is with nothing beside it."""
-    rate = images_per_s(backend, crop, seconds)
+    rate = images_per_s(backend, crop, MODEL_S)
     return ModelTerm(backend.name, backend.device, backend.precision, backend.batch_size, rate)
 
 

@@ -18,6 +18,7 @@ from batchrec.manifest.planning import Plan
 from batchrec.manifest.rows import RowReader
 from batchrec.records import Attempt, Shard, WorkerFacts
 
+#: How long a worker is watched, and how long where its batches are slow.
 RUN_S, LONGEST_RUN_S = 4.0, 20.0
 #: Places of a manifest that are looked at: it may be sorted.
 _PLACES = 8
@@ -46,13 +47,12 @@ def sample_uris(job: WorkerJob, plan: Plan, num_rows: int) -> list[str | None]:
     return uris
 
 
-def run_sample(job: WorkerJob, plan: Plan, seconds: float = RUN_S) -> float:
+def run_sample(job: WorkerJob, plan: Plan) -> float:
     """Return the rows a second that one worker ends while it has work: no start, no tail.
 
     Args:
         job: Its output is a folder of its own, bound to the job.
         plan: Where the rows are; a small one is gone through again and again.
-        seconds: How long to watch, longer where batches are slow.
 
     Raises:
         BatchrecError: What a worker of the job itself would raise.
@@ -65,7 +65,7 @@ def run_sample(job: WorkerJob, plan: Plan, seconds: float = RUN_S) -> float:
         try:
             facts = worker.start()
             feeders = [threads.submit(_feed, worker, turns, enough) for _ in range(num_feeding)]
-            return steady_rate(_watch(worker, facts, feeders, seconds))
+            return steady_rate(_watch(worker, facts, feeders))
         finally:
             enough.set()
             worker.close()  # what is under way is given up
@@ -89,11 +89,11 @@ def _feed(worker: Worker, turns: Iterator[tuple[int, Shard]], enough: threading.
             raise
 
 
-def _watch(worker: Worker, facts: WorkerFacts, feeders: Sequence[Future[None]], seconds: float) -> list[Event]:
+def _watch(worker: Worker, facts: WorkerFacts, feeders: Sequence[Future[None]]) -> list[Event]:
     """Note each time rows come back, the first batches left out, until enough is known."""
     first_rows, began = 2 * facts.num_predicting * facts.batch_size, time.monotonic()
     events: list[Event] = []
-    while not _is_enough(events, seconds, time.monotonic() - began):
+    while not _is_enough(events, time.monotonic() - began):
         if ended := next((feeder for feeder in feeders if feeder.done()), None):
             ended.result()  # raises: a feeder ends by itself for no other reason
         time.sleep(_LOOK_EVERY_S)
@@ -104,8 +104,8 @@ def _watch(worker: Worker, facts: WorkerFacts, feeders: Sequence[Future[None]], 
     return events
 
 
-def _is_enough(events: Sequence[Event], seconds: float, waited_s: float) -> bool:
+def _is_enough(events: Sequence[Event], waited_s: float) -> bool:
     if len(events) < 2:
         return False
     watched_s = events[-1][0] - events[0][0]
-    return (watched_s >= seconds and len(events) >= _MIN_EVENTS) or waited_s >= LONGEST_RUN_S
+    return (watched_s >= RUN_S and len(events) >= _MIN_EVENTS) or waited_s >= LONGEST_RUN_S

@@ -5,7 +5,26 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from batchrec.report.binding import MIN_SPAN_S
+
 _SECONDS_OF_AN_HOUR = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """A run beside what was expected of it.
+
+    Attributes:
+        achieved_over_limit: Rate of recognised images from first to last row, over what the machine allows.
+        predicted_over_measured_rate: Rates of rows from first to last.
+        predicted_s: Seconds expected of the whole run.
+        predicted_over_measured_s: Those over what it took.
+    """
+
+    achieved_over_limit: float
+    predicted_over_measured_rate: float
+    predicted_s: float
+    predicted_over_measured_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +53,7 @@ class Expectation:
         """Return what that costs where all workers together cost so much an hour."""
         return self.wall_s(num_images) / _SECONDS_OF_AN_HOUR * price_per_hour
 
-    def against(self, *, num_ok: int, num_rows: int, steady_s: float, wall_s: float) -> dict[str, float] | None:
+    def against(self, *, num_ok: int, num_rows: int, steady_s: float, wall_s: float) -> Comparison | None:
         """Hold it against a run; None where the run was too short to say anything.
 
         Args:
@@ -43,14 +62,14 @@ class Expectation:
             steady_s: Seconds from its first row to its last.
             wall_s: Seconds of all of it.
         """
-        if not num_rows or steady_s <= 0 or wall_s <= 0:
+        if not num_rows or steady_s < MIN_SPAN_S:
             return None
-        return {
-            "achieved_over_limit": num_ok / steady_s / self.limit_images_per_s,
-            "predicted_over_measured_rate": self.images_per_s / (num_rows / steady_s),
-            "predicted_s": self.wall_s(num_rows),
-            "predicted_over_measured_s": self.wall_s(num_rows) / wall_s,
-        }
+        return Comparison(
+            achieved_over_limit=num_ok / steady_s / self.limit_images_per_s,
+            predicted_over_measured_rate=self.images_per_s / (num_rows / steady_s),
+            predicted_s=self.wall_s(num_rows),
+            predicted_over_measured_s=self.wall_s(num_rows) / wall_s,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

@@ -12,9 +12,10 @@ from batchrec.errors import OutputError
 from batchrec.records import WorkerFacts
 from batchrec.redacting import shown
 from batchrec.report.binding import Binding, Threads, weigh
+from batchrec.report.expectation import Comparison, Expectation
 from batchrec.stats import ShardStats
 
-__all__ = ["Binding", "ErrorExample", "RunSummary", "Threads", "binding", "rate", "state_verdict"]
+__all__ = ["Binding", "ErrorExample", "RunSummary", "Threads", "binding", "comparison", "rate", "state_verdict"]
 
 SCHEMA_VERSION = 1
 
@@ -68,6 +69,7 @@ class RunSummary:
         threads: Slots of each stage and cores, over all workers.
         max_failure_rate: Share of failed rows the job was allowed.
         attempts_lost: Attempts in flight on those workers.
+        expectation: What was measured for the job on this machine before it ran; None where nothing was.
     """
 
     job_id: str
@@ -92,6 +94,7 @@ class RunSummary:
     threads: Threads
     max_failure_rate: float = 0.05
     attempts_lost: int = 0
+    expectation: Expectation | None = None
 
     def __post_init__(self) -> None:
         for name in ("output", "model", "verdict"):
@@ -108,7 +111,12 @@ class RunSummary:
         content["stats"] = _stats_to_json(self.stats)
         content["workers"] = [dataclasses.asdict(worker) for worker in self.workers]
         content["errors"] = {str(code): dataclasses.asdict(error) for code, error in self.errors.items()}
-        derived = {"num_failed": self.num_failed, "binding": binding(self).to_json()}
+        compared = comparison(self)
+        derived = {
+            "num_failed": self.num_failed,
+            "binding": binding(self).to_json(),
+            "comparison": compared and dataclasses.asdict(compared),
+        }
         return {"schema_version": SCHEMA_VERSION, **content, **derived}
 
     @classmethod
@@ -126,6 +134,8 @@ class RunSummary:
             known["stats"] = _stats_from_json(content["stats"])
             known["workers"] = tuple(WorkerFacts(**_known(WorkerFacts, worker)) for worker in content["workers"])
             known["threads"] = Threads(**_known(Threads, content["threads"]))
+            if (expectation := content.get("expectation")) is not None:
+                known["expectation"] = Expectation(**_known(Expectation, expectation))
             errors = content["errors"].items()
             known["errors"] = {code: ErrorExample(**_known(ErrorExample, error)) for code, error in errors}
             return cls(**known)
@@ -144,6 +154,18 @@ def binding(summary: RunSummary) -> Binding:
         advice = "more images in one job; starting costs the same for any number"
         return dataclasses.replace(found, kind="start", sentence=sentence.replace("%", " %"), advice=advice)
     return found
+
+
+def comparison(summary: RunSummary) -> Comparison | None:
+    """Hold a run against what was expected of it; None where nothing was, or it was too short to tell."""
+    if summary.expectation is None:
+        return None
+    return summary.expectation.against(
+        num_ok=summary.stats.num_ok,
+        num_rows=summary.stats.num_rows,
+        steady_s=summary.steady_s,
+        wall_s=summary.wall_s,
+    )
 
 
 def rate(num_images: int, seconds: float) -> float:

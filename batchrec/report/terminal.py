@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from batchrec.errors import CODES, ErrorCode
 from batchrec.report.progress import duration
-from batchrec.report.summary import RunSummary, binding, percent
+from batchrec.report.summary import RunSummary, binding, comparison, percent
 from batchrec.stats import STAGES
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def _facts(summary: RunSummary) -> Iterator[tuple[str, str]]:
         yield "stages", _stages(summary)
         found = binding(summary)
         yield "limit", found.sentence + (f"; what would help: {found.advice}" if found.advice else "")
+        yield from _expected(summary)
     for worker in dict.fromkeys(
         f"{each.backend} {each.precision} on {each.device}, batch {each.batch_size}" for each in summary.workers
     ):
@@ -80,6 +81,20 @@ def _facts(summary: RunSummary) -> Iterator[tuple[str, str]]:
     if summary.attempts_failed or summary.workers_lost:
         failed, lost = _count(summary.attempts_failed, "attempt"), _count(summary.workers_lost, "worker")
         yield "trouble", f"{failed} failed, {lost} lost"
+
+
+def _expected(summary: RunSummary) -> Iterator[tuple[str, str]]:
+    """Yield how near a run came to the limit and to its prediction, where both were measured on this machine."""
+    expectation, found = summary.expectation, comparison(summary)
+    if expectation is None or found is None:
+        return
+    limit = f"{expectation.limit_images_per_s:,.1f} images/s this machine allows"
+    yield "reached", f"{found.achieved_over_limit:.2f} of the {limit}, measured {expectation.measured_at}"
+    yield (
+        "expected",
+        f"{_seconds(found.predicted_s)}, predicted / measured {found.predicted_over_measured_s:.2f}; "
+        f"{expectation.images_per_s:,.1f} images/s, {found.predicted_over_measured_rate:.2f}",
+    )
 
 
 def _count(number: int, noun: str) -> str:
