@@ -1,0 +1,106 @@
+"""`bench` and `plan --measure`: what they print, what they leave alone, and what the report makes of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from batchrec import benching
+from batchrec.benching import scratch_beside
+from batchrec.engine import measuring, sampling
+from batchrec.errors import AccessError
+from batchrec.spec import StoreOptions
+from batchrec.storage import open_store
+from tests.cli.conftest import names_below
+from tests.s3_server import S3Server
+
+Cli = Callable[..., tuple[int, str, str]]
+QUICK = (
+    "--pool",
+    "inline",
+    "--backend",
+    "torch-eager",
+    "--device",
+    "cpu",
+    "--batch-size",
+    "8",
+    "--max-failure-rate",
+    "1",
+)
+
+
+@pytest.fixture(autouse=True)
+def short_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FETCH_S", "DECODE_S", "MODEL_S", "CORES_S"):
+        monkeypatch.setattr(measuring, name, 0.1)
+    monkeypatch.setattr(sampling, "RUN_S", 0.2)
+    monkeypatch.setattr(benching, "NUM_DRAWN", 12)
+
+
+def test_a_measured_plan_tells_time_and_cost_and_the_report_holds_them_against_the_run(
+    run_cli: Cli, archive: Path, tmp_path: Path
+) -> None:
+    before, out = names_below(archive), tmp_path / "out"
+    job = (archive / "manifest.parquet", "-o", out, *QUICK)
+    code, printed, err = run_cli("plan", *job, "--price-per-hour", "3600", "--json")
+    assert (code, err) == (0, "")
+    plan = json.loads(printed)
+    expectation, expected = plan["measured"]["expectation"], plan["expected"]
+    assert expected["images"] == plan["rows"] == 160
+    assert expected["seconds"] == pytest.approx(expectation["outside_s"] + 160 / expectation["images_per_s"])
+    assert expected["cost"] == pytest.approx(expected["seconds"])
+    assert expectation["limit_images_per_s"] == plan["measured"]["limit"]["images_per_s"]
+    assert plan["measured"]["terms"]["model"]["backend"] == "torch-eager"
+    assert names_below(tmp_path) == set()
+    assert names_below(archive) == before
+    assert run_cli("submit", *job)[0] == 0
+    report = json.loads((out / "report.json").read_text())
+    assert report["expectation"] == expectation
+
+
+def test_bench_draws_images_where_none_are_named_and_leaves_nothing_where_the_output_would_lie(
+    run_cli: Cli, tmp_path: Path
+) -> None:
+    code, printed, err = run_cli("bench", "-o", tmp_path / "a" / "out", *QUICK)
+    assert (code, err) == (0, "")
+    lines = {line.split()[0]: line for line in printed.splitlines()}
+    assert {"cores", "sample", "fetch", "decode", "model", "write", "limit", "reached", "one"} <= lines.keys()
+    assert " from local disk, " in lines["fetch"]
+    assert "torch-inductor: compiling takes half a minute" in printed
+    assert names_below(tmp_path) == set()
+
+
+def test_a_manifest_without_a_single_readable_image_cannot_be_measured(
+    complaint: Callable[..., str], empty: Path
+) -> None:
+    said = complaint(3, "bench", empty, *QUICK)
+    assert "no image of the sample could be read" in said
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    """A manifest of images that are not there."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "gone.parquet"
+    pq.write_table(pa.table({"uri": ["a.jpg", "b.jpg"]}), path)
+    return path
+
+
+def test_what_is_tried_in_a_bucket_is_removed_again(s3_server: S3Server) -> None:
+    with scratch_beside("s3://photos/out", StoreOptions()) as scratch:
+        open_store(f"{scratch}/sample", StoreOptions()).create("part", b"rows")
+        assert list(open_store("s3://photos/out", StoreOptions()).list("_batchrec/probe/"))
+    assert list(open_store("s3://photos", StoreOptions()).list("")) == []
+
+
+def test_an_output_nobody_can_write_to_is_refused(unwritable: Path) -> None:
+    with (
+        pytest.raises(AccessError, match="nothing may be written beside"),
+        scratch_beside(str(unwritable / "out"), StoreOptions()),
+    ):
+        pass
