@@ -39,7 +39,7 @@ from batchrec.storage import Store, UriPolicy, open_store
 
 #: Images drawn where none are named, of the size and weight of photographs in ImageNet.
 NUM_DRAWN, DRAWN_SIZE = 128, (500, 375)
-_NUM_SAMPLED = 256
+_NUM_SAMPLED = 512
 #: Rows of the job that shows how long a start takes, where no run of this model is remembered.
 _ROWS_OF_A_START = 64
 

@@ -27,11 +27,14 @@ from batchrec.report.limit import FetchTerm, ModelTerm, WriteTerm
 from batchrec.storage import ImageReader, Store
 
 #: How long each term is looked at, at most.
-FETCH_S, DECODE_S, MODEL_S, CORES_S = 4.0, 1.5, 1.5, 0.5
-#: Encoded images of a sample that are kept in memory.
-_MAX_SAMPLE_BYTES = 256 * 2**20
+FETCH_S, DECODE_S, MODEL_S, CORES_S = 3.0, 1.5, 1.5, 0.5
+#: Encoded images that each half of a sample is kept of.
+_MAX_SAMPLE_BYTES = 128 * 2**20
 _NUM_PARTS = 5
 _BUSY_BYTES = bytes(2**20)
+
+#: What came of one read, and the seconds it took.
+Read = tuple[bytes | ImageError, float]
 
 
 def busy_cores(num_threads: int) -> float:
@@ -50,30 +53,29 @@ def busy_cores(num_threads: int) -> float:
 def measure_fetch(reader: ImageReader, uris: Sequence[str | None], source: str) -> tuple[FetchTerm, list[bytes]]:
     """Read images with as many reads in flight as a worker has; return what that took, and their bytes.
 
+    The first half opens connections, and lets the reader find how many reads the source takes; the second counts.
+
     Args:
         reader: The worker's.
-        uris: What to read, each once; the first few only open connections where there are enough.
+        uris: What to read, each once.
         source: Where they lie, for people.
 
     Raises:
-        Refused: Not one of them can be read.
+        Refused: Not one of the second half can be read.
     """
+    half = len(uris) // 2
+    warmed = _read_side_by_side(reader, uris[:half])
     num_in_flight = reader.concurrency()
-    warming = uris[:num_in_flight] if len(uris) > 2 * num_in_flight else ()
-    with ThreadPoolExecutor(num_in_flight) as threads:
-        list(threads.map(lambda uri: _read(reader, uri), warming))
-        began, began_cpu = time.perf_counter(), time.process_time()
-        turns = iter(uris[len(warming) :])
-        most_bytes = _MAX_SAMPLE_BYTES // num_in_flight
-        reads = threads.map(lambda _: _read_until(reader, turns, began + FETCH_S, most_bytes), range(num_in_flight))
-        found = list(chain.from_iterable(reads))
-        wall_s, cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
-    images = [data for data, _ in found if isinstance(data, bytes)]
-    if not images:
+    began, began_cpu = time.perf_counter(), time.process_time()
+    found = _read_side_by_side(reader, uris[half:])
+    wall_s, cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
+    read_s = [each_s for data, each_s in found if isinstance(data, bytes)]
+    images = [data for data, _ in (*warmed, *found) if isinstance(data, bytes)]
+    if not read_s:
         raise _none_usable("read", [data for data, _ in found if isinstance(data, ImageError)])
-    latency_s = statistics.median(read_s for data, read_s in found if isinstance(data, bytes))
     mean_bytes = statistics.fmean(map(len, images))
-    return FetchTerm(source, len(images) / wall_s, latency_s, num_in_flight, mean_bytes, cpu_s / len(images)), images
+    rate, core_s = len(read_s) / wall_s, cpu_s / len(read_s)
+    return FetchTerm(source, rate, statistics.median(read_s), num_in_flight, mean_bytes, core_s), images
 
 
 def measure_decode(decoder: Decoder, images: Sequence[bytes], num_threads: int) -> float:
@@ -143,9 +145,15 @@ def _predictions(job: WorkerJob, rows: Rows, backend: Backend) -> ShardPredictio
     return collector.future.result()
 
 
-def _read_until(
-    reader: ImageReader, uris: Iterator[str | None], until: float, most_bytes: int
-) -> list[tuple[bytes | ImageError, float]]:
+def _read_side_by_side(reader: ImageReader, uris: Sequence[str | None]) -> list[Read]:
+    num_in_flight = reader.concurrency()
+    turns, until, most_bytes = iter(uris), time.perf_counter() + FETCH_S, _MAX_SAMPLE_BYTES // num_in_flight
+    with ThreadPoolExecutor(num_in_flight) as threads:
+        reads = threads.map(lambda _: _read_until(reader, turns, until, most_bytes), range(num_in_flight))
+        return list(chain.from_iterable(reads))
+
+
+def _read_until(reader: ImageReader, uris: Iterator[str | None], until: float, most_bytes: int) -> list[Read]:
     """Read what no other thread has taken; one image at least where there is one."""
     found, num_bytes = [], 0
     for uri in uris:

@@ -152,6 +152,7 @@ def _facts(found: Measurement) -> Iterator[tuple[str, str]]:
     yield "limit", f"{limit.images_per_s:,.0f} images/s; {limit.sentence}"
     reached = expectation.images_per_s
     yield "reached", f"{reached:,.0f} images/s by whole workers on the sample, {reached / limit.images_per_s:.2f} of it"
+    yield "start", f"{expectation.outside_s:.1f} s of a run go by before its first image and after its last"
     yield "one more", f"core: {_gain(found.with_one_more_core, limit)}; {_device(found)}"
 
 
