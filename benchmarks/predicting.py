@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from material import archive_of, model_string
 
 from batchrec.benching import measure_plan
 from batchrec.job import run_job
-from batchrec.learning.drawing import draw_archive
 from batchrec.planning import plan_job
 from batchrec.report.summary import RunSummary, comparison
 from batchrec.spec import JobSpec
@@ -31,39 +31,18 @@ TOLERANCE = 0.15
 
 @dataclass(frozen=True)
 class Configuration:
-    """One job to predict; ``architecture`` gets random weights, None is the bundled model."""
+    """One job to predict."""
 
-    name: str
-    architecture: str | None
-    size: tuple[int, int]
+    model: str
+    size: str
     num_drawn: int
 
 
 CONFIGURATIONS = (
-    Configuration("mobilenet_v3_large, 500x375", "mobilenet_v3_large", (500, 375), 500),
-    Configuration("resnet50, 500x375", "resnet50", (500, 375), 500),
-    Configuration("apparel, 1600x1200", None, (1600, 1200), 100),
+    Configuration("random:mobilenet_v3_large", "500x375", 500),
+    Configuration("random:resnet50", "500x375", 500),
+    Configuration("apparel", "1600x1200", 100),
 )
-
-
-def archive_of(size: tuple[int, int], num_drawn: int, scratch: Path) -> Path:
-    """Draw an archive once for each size."""
-    folder = scratch / f"{size[0]}x{size[1]}"
-    return folder if folder.exists() else draw_archive(folder, num_images=num_drawn, size=size).parent
-
-
-def model_of(architecture: str | None, scratch: Path) -> str:
-    """Return the model string of an architecture with random weights."""
-    if architecture is None:
-        return "apparel"
-    import torch
-    import torchvision
-    from safetensors.torch import save_file
-
-    torch.manual_seed(0)
-    weights = scratch / f"{architecture}.safetensors"
-    save_file(torchvision.models.get_model(architecture, weights=None).state_dict(), weights)
-    return f"file:{weights}+{architecture}"
 
 
 def repeated_manifest(archive: Path, num_rows: int) -> str:
@@ -81,7 +60,7 @@ def predict_and_run(spec: JobSpec) -> RunSummary:
     return run_job(spec)
 
 
-def sized(spec: JobSpec, archive: Path, seconds: float, scratch: Path) -> JobSpec:
+def sized(spec: JobSpec, archive: Path, seconds: float) -> JobSpec:
     """Return a job that lasts about so many seconds, judged by a small one that also warms the caches."""
     small = spec.replace(source=(repeated_manifest(archive, 256),))
     run_job(small.replace(output=f"{spec.output}-warming", limit=32))
@@ -92,20 +71,21 @@ def sized(spec: JobSpec, archive: Path, seconds: float, scratch: Path) -> JobSpe
 
 def report(configuration: Configuration, arguments: argparse.Namespace, scratch: Path) -> bool:
     """Print how near one prediction came; return whether it was kept."""
-    archive = archive_of(configuration.size, configuration.num_drawn, scratch)
-    output = scratch / f"out-{configuration.architecture}"
-    model = model_of(configuration.architecture, scratch)
-    spec = JobSpec(source=("unsized",), output=str(output), model=model, pool=arguments.pool)
-    summary = predict_and_run(sized(spec, archive, arguments.seconds, scratch))
+    archive = archive_of(scratch / configuration.size, configuration.num_drawn, configuration.size).parent
+    model = model_string(configuration.model, scratch)
+    output = str(scratch / f"out-{configuration.model.partition(':')[2]}")
+    spec = JobSpec(source=("unsized",), output=output, model=model, pool=arguments.pool)
+    summary = predict_and_run(sized(spec, archive, arguments.seconds))
     compared, expectation = comparison(summary), summary.expectation
     if compared is None or expectation is None:
         raise SystemExit("the job was too short to say anything: more --seconds")
     steady, whole = compared.predicted_over_measured_rate, compared.predicted_over_measured_s
     print(
-        f"{configuration.name}: {summary.num_ok} images; steady {expectation.images_per_s:.0f} of "
-        f"{summary.steady_images_per_s:.0f} images/s, predicted / measured {steady:.3f}; whole "
-        f"{compared.predicted_s:.1f} of {summary.wall_s:.1f} s, {whole:.3f}; achieved / limit "
-        f"{compared.achieved_over_limit:.3f} of {expectation.limit_images_per_s:.0f} images/s ({expectation.binds})",
+        f"{configuration.model}, {configuration.size}: {summary.num_ok} images; "
+        f"steady {expectation.images_per_s:.0f} of {summary.steady_images_per_s:.0f} images/s, "
+        f"predicted / measured {steady:.3f}; whole {compared.predicted_s:.1f} of {summary.wall_s:.1f} s, {whole:.3f}; "
+        f"achieved / limit {compared.achieved_over_limit:.3f} of {expectation.limit_images_per_s:.0f} images/s "
+        f"({expectation.binds})",
         flush=True,
     )
     return all(abs(ratio - 1) <= TOLERANCE for ratio in (steady, whole))
