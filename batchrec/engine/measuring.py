@@ -72,7 +72,7 @@ def measure_fetch(reader: ImageReader, uris: Sequence[str | None], source: str) 
     read_s = [each_s for data, each_s in found if isinstance(data, bytes)]
     images = [data for data, _ in (*warmed, *found) if isinstance(data, bytes)]
     if not read_s:
-        raise _none_usable("read", [data for data, _ in found if isinstance(data, ImageError)])
+        raise _none_usable("read", [data for data, _ in (*warmed, *found) if isinstance(data, ImageError)])
     mean_bytes = statistics.fmean(map(len, images))
     rate, core_s = len(read_s) / wall_s, cpu_s / len(read_s)
     return FetchTerm(source, rate, statistics.median(read_s), num_in_flight, mean_bytes, core_s), images
