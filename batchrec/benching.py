@@ -5,9 +5,8 @@ from __future__ import annotations
 import datetime
 import os
 import tempfile
-import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +22,9 @@ from batchrec.engine.measuring import (
     measure_write,
 )
 from batchrec.engine.sampling import run_sample, sample_uris, spread
+from batchrec.engine.scratch import scratch_beside
 from batchrec.engine.worker import WorkerJob, open_decoder, open_model, open_reader
-from batchrec.errors import AccessError, ModelError, Refused
+from batchrec.errors import ModelError, Refused
 from batchrec.job import run_job, worker_job
 from batchrec.learning.drawing import draw_archive
 from batchrec.manifest.rows import RowReader
@@ -101,43 +101,6 @@ def measure(job: Job, scratch: str, *, compare_backends: bool = False) -> Measur
     )
     keep_expectation(job.spec, job.identity, placement, found.expectation)
     return found
-
-
-@contextmanager
-def scratch_beside(output: str | None, options: StoreOptions) -> Iterator[str]:
-    """Lend a folder where an output would be written, and remove what is written to it; a temporary one when None.
-
-    Raises:
-        AccessError: Nothing may be written there.
-    """
-    if output is not None and "://" in output:
-        store = open_store(f"{output.rstrip('/')}/_batchrec/probe/{uuid.uuid4().hex}", options)
-        try:
-            yield store.url
-        finally:
-            for found in list(store.list("")):
-                store.delete(found.key)
-        return
-    with _folder_near(output) as folder:
-        yield folder
-
-
-@contextmanager
-def _folder_near(output: str | None) -> Iterator[str]:
-    """Lend a temporary folder on the disk of a folder that need not be there yet."""
-    place = (
-        None
-        if output is None
-        else next(each for each in (Path(output).absolute(), *Path(output).absolute().parents) if each.is_dir())
-    )
-    try:
-        folder = tempfile.TemporaryDirectory(prefix=".batchrec-", dir=place)
-    except OSError as error:
-        raise AccessError(
-            f"nothing may be written beside {output}", found=str(error.strerror), advice="name another folder with -o"
-        ) from error
-    with folder as name:
-        yield name
 
 
 def _draw(folder: Path) -> str:

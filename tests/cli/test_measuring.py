@@ -9,13 +9,8 @@ from pathlib import Path
 import pytest
 
 from batchrec import benching
-from batchrec.benching import scratch_beside
 from batchrec.engine import measuring, sampling
-from batchrec.errors import AccessError
-from batchrec.spec import StoreOptions
-from batchrec.storage import open_store
 from tests.cli.conftest import names_below
-from tests.s3_server import S3Server
 
 Cli = Callable[..., tuple[int, str, str]]
 QUICK = (
@@ -89,18 +84,3 @@ def empty(tmp_path: Path) -> Path:
     path = tmp_path / "gone.parquet"
     pq.write_table(pa.table({"uri": ["a.jpg", "b.jpg"]}), path)
     return path
-
-
-def test_what_is_tried_in_a_bucket_is_removed_again(s3_server: S3Server) -> None:
-    with scratch_beside("s3://photos/out", StoreOptions()) as scratch:
-        open_store(f"{scratch}/sample", StoreOptions()).create("part", b"rows")
-        assert list(open_store("s3://photos/out", StoreOptions()).list("_batchrec/probe/"))
-    assert list(open_store("s3://photos", StoreOptions()).list("")) == []
-
-
-def test_an_output_nobody_can_write_to_is_refused(unwritable: Path) -> None:
-    with (
-        pytest.raises(AccessError, match="nothing may be written beside"),
-        scratch_beside(str(unwritable / "out"), StoreOptions()),
-    ):
-        pass
