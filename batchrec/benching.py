@@ -139,22 +139,12 @@ def _source_of(policy: UriPolicy) -> str:
 
 def _compare_backends(work: WorkerJob, chosen: ModelTerm) -> tuple[tuple[ModelTerm, ...], tuple[Untried, ...]]:
     """Measure the model on the CPU backends that were not chosen."""
-    on_cpu = chosen.on_cpu
+    if not chosen.on_cpu:
+        work = replace(work, device="cpu", precision=resolve_precision("auto", "cpu"), batch_size=None)
     measured, untried = [], []
-    for name in ("openvino", "torch-eager"):
-        if name == chosen.backend:
-            continue
+    for name in sorted({"openvino", "torch-eager"} - {chosen.backend}):
         try:
-            precision = work.precision if on_cpu else resolve_precision("auto", "cpu")
-            backend, _ = open_model(
-                replace(
-                    work,
-                    device="cpu",
-                    backend=name,
-                    precision=precision,
-                    batch_size=work.batch_size if on_cpu else None,
-                )
-            )
+            backend, _ = open_model(replace(work, backend=name))
         except ModelError as error:
             untried.append(Untried(name, str(error)))
         else:
