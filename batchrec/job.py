@@ -19,6 +19,7 @@ from batchrec.engine.definition import definition_record
 from batchrec.engine.expecting import keep_outside, recall_expectation
 from batchrec.engine.identity import bind
 from batchrec.engine.ledger import Ledger
+from batchrec.engine.request_budget import FIRST_SHARE, BudgetedPool
 from batchrec.engine.sites import Site
 from batchrec.engine.stalling import StallWatch
 from batchrec.engine.summing import summarise
@@ -138,9 +139,10 @@ def _run(job: Job, store: Store, layout: Layout, held: Claim, observer: Observer
         closing(Journal(observer, store, layout, held.number, job.plan.num_rows, len(job.plan))) as journal,
         job.site.open_pool(job.placement, partial(Worker, worker_job(job, store))) as pool,
     ):
+        max_requests = job.spec.max_requests
         coordinator = Coordinator(
             ledger,
-            pool,
+            pool if max_requests is None else BudgetedPool(pool, max_requests),
             num_workers=job.spec.workers,
             superseded_by=lambda: held.superseded_by,
             abandon=partial(_publish_failed, job, store, layout),
@@ -183,6 +185,7 @@ def worker_job(job: Job, store: Store) -> WorkerJob:
         embedding=job.embedding,
         decode_within_s=spec.decode_within_s,
         shrink_to=_SHRUNK_OVER_RESIZED * job.model.preprocess.resize if spec.decoding == "scaled" else None,
+        first_reads=None if spec.max_requests is None else FIRST_SHARE,
         facts=part_facts(job),
     )
 

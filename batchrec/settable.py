@@ -206,6 +206,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("cores_per_worker", "--cores-per-worker", COUNT, "Cores each worker gets; about eight otherwise"),
     Setting("batch_size", "--batch-size", COUNT_OR_AUTO, "Images of one forward pass, or auto"),
     Setting("rows_per_shard", "--rows-per-shard", COUNT, "Rows of one part, for a job not begun yet"),
+    Setting("max_requests", "--max-requests", COUNT, "Images read at once by all workers together"),
     Setting(
         "max_failure_rate",
         "--max-failure-rate",

@@ -76,6 +76,7 @@ class JobSpec:
         cores_per_worker: Cores each worker gets; chosen for the machines when None.
         batch_size: Images of one forward pass; chosen for the device when None.
         rows_per_shard: Overrides the plan's own size, for a job not yet planned.
+        max_requests: Images read at once by all workers together; as many as bring more when None.
         max_failure_rate: Share of failed rows above which the verdict is exit 4.
         fail_fast: Stop, resumable, once so many rows of a run have failed, instead of judging the finished job.
         deadline_s: Seconds after which the run stops, resumable.
@@ -112,6 +113,7 @@ class JobSpec:
     cores_per_worker: int | None = None
     batch_size: int | None = None
     rows_per_shard: int | None = None
+    max_requests: int | None = None
     max_failure_rate: float = 0.05
     fail_fast: bool = False
     deadline_s: float | None = None
@@ -172,10 +174,12 @@ def _faults(spec: JobSpec) -> list[str]:
     for name, allowed in choices.items():
         if (value := getattr(spec, name)) not in allowed:
             faults.append(f"{name} is {value!r}, not one of {', '.join(allowed)}")
-    for name in ("top_k", "limit", "workers", "cores_per_worker", "batch_size", "rows_per_shard"):
+    for name in ("top_k", "limit", "workers", "cores_per_worker", "batch_size", "rows_per_shard", "max_requests"):
         value = getattr(spec, name)
         if value is not None and value < 1:
             faults.append(f"{name} is {value}, must be at least 1")
+    if spec.max_requests is not None and (spec.workers or 1) > spec.max_requests > 0:
+        faults.append(f"max_requests is {spec.max_requests}, too few for {spec.workers} workers to read one image each")
     if not 0 <= spec.max_failure_rate <= 1:
         faults.append(f"max_failure_rate is {spec.max_failure_rate}, must be from 0 to 1")
     times = {

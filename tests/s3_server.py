@@ -260,7 +260,7 @@ class S3Server:
         conditional_put: False makes a store that ignores ``If-None-Match`` on PUT.
         log: Every request answered, in order.
         num_connections: Connections accepted so far.
-        num_under_way: Requests being answered now.
+        under_way: Requests being answered now, by number.
     """
 
     def __init__(
@@ -270,7 +270,8 @@ class S3Server:
         self.fault: Callable[[Request], Fault | None] | None = None
         self.conditional_put = conditional_put
         self.log: list[Access] = []
-        self.num_connections = self.num_under_way = 0
+        self.num_connections = 0
+        self.under_way: dict[int, Request] = {}
         self._host, self._port = host, port
         self._number = 0
         self._uploads: dict[str, dict[int, bytes]] = {}
@@ -366,11 +367,11 @@ class S3Server:
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = await reader.readuntil(b"\r\n\r\n")
         request = await self._parse(head, reader, writer)
-        self.num_under_way += 1
+        self.under_way[request.number] = request
         try:
             return await self._settle(request, writer)
         finally:
-            self.num_under_way -= 1
+            del self.under_way[request.number]
 
     async def _settle(self, request: Request, writer: asyncio.StreamWriter) -> bool:
         fault = (self.fault(request) if self.fault else None) or Fault()

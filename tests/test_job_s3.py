@@ -90,6 +90,20 @@ def test_slow_downs_are_waited_out(bucket: S3Server) -> None:
     sound()
 
 
+def test_all_workers_together_keep_to_the_request_budget(bucket: S3Server) -> None:
+    seen: list[int] = []
+
+    def look(request: Request) -> Fault:
+        keys = [each.key for each in bucket.under_way.values()]
+        seen.append(sum(key.startswith("archive/") and not key.endswith(".parquet") for key in keys))
+        return Fault(delay_s=0.01)
+
+    bucket.fault = look
+    submit(workers=2, max_requests=3, rows_per_shard=16)
+    assert max(seen) == 3
+    sound()
+
+
 def test_credentials_that_expire_in_mid_run_leave_no_error_rows_and_new_ones_resume(bucket: S3Server) -> None:
     images = 0
 

@@ -94,6 +94,7 @@ def test_every_setting_reaches_the_job(job_file: Path) -> None:
     workers: 2
     batch_size: 16
     rows_per_shard: 64
+    max_requests: 100
     max_failure_rate: 0.5
     deadline_s: 2h
     takeover: yes
@@ -121,6 +122,7 @@ def test_every_setting_reaches_the_job(job_file: Path) -> None:
         workers=2,
         batch_size=16,
         rows_per_shard=64,
+        max_requests=100,
         max_failure_rate=0.5,
         deadline_s=7200.0,
         takeover=True,

@@ -25,6 +25,7 @@ class Runner(Protocol):
     def start(self) -> WorkerFacts: ...
     def run(self, attempt: Attempt) -> ShardResult: ...
     def live_counts(self) -> LiveCounts: ...
+    def allow(self, num_reads: int) -> None: ...
     def close(self) -> None: ...
 
 
@@ -66,6 +67,10 @@ class InlinePool:
     def live_counts(self) -> dict[int, LiveCounts]:
         """See :class:`batchrec.engine.pool.Pool`."""
         return {number: worker.live_counts() for number, worker in enumerate(self._workers)}
+
+    def allow(self, worker: int, num_reads: int) -> None:
+        """See :class:`batchrec.engine.pool.Pool`."""
+        self._workers[worker].allow(num_reads)
 
     def room(self) -> int:
         """See :class:`batchrec.engine.pool.Pool`."""

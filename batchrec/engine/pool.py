@@ -72,6 +72,8 @@ class LiveCounts:
         fill: How full its queues are, from 0 to 1, by name.
         in_hand: What its threads have been at for a while, longest first.
         num_errors: ``num_failed`` by error code.
+        num_allowed: Reads of images it takes to be allowed at once; 0 where nobody told it.
+        num_reading: Those under way.
     """
 
     num_ok: int = 0
@@ -79,6 +81,8 @@ class LiveCounts:
     fill: Mapping[str, float] = field(default_factory=dict)
     in_hand: tuple[InHand, ...] = ()
     num_errors: Mapping[str, int] = field(default_factory=dict)
+    num_allowed: int = 0
+    num_reading: int = 0
 
 
 class Pool(Protocol):
@@ -101,6 +105,9 @@ class Pool(Protocol):
 
     def live_counts(self) -> dict[int, LiveCounts]:
         """Return how far each live worker is, as last heard."""
+
+    def allow(self, worker: int, num_reads: int) -> None:
+        """Tell a ready worker how many images it may read at once from now on; its counts say when it knows."""
 
     def room(self) -> int:
         """Return how many workers the machines that are there now can hold, those that run included."""

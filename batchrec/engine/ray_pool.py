@@ -111,6 +111,10 @@ class RayPool:
         """See :class:`batchrec.engine.pool.Pool`."""
         return {number: actor.counts for number, actor in self._actors.items()}
 
+    def allow(self, worker: int, num_reads: int) -> None:
+        """See :class:`batchrec.engine.pool.Pool`."""
+        self._actors[worker].handle.allow.remote(num_reads)
+
     def room(self) -> int:
         """See :class:`batchrec.engine.pool.Pool`."""
         return self._placement.room_on(cluster_nodes())
@@ -214,6 +218,9 @@ class _WorkerActor:
 
     def live_counts(self) -> LiveCounts:
         return self._worker.live_counts()
+
+    def allow(self, num_reads: int) -> None:
+        self._worker.allow(num_reads)
 
 
 @contextmanager

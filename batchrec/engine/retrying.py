@@ -48,7 +48,8 @@ _FIXED = {
 _MANNER = frozenset(
     (
         *("source", "model", "labels", "pool", "device", "backend", "workers", "cores_per_worker", "batch_size"),
-        *("rows_per_shard", "max_failure_rate", "deadline_s", "workers_within_s", "takeover", "s3_requester_pays"),
+        *("rows_per_shard", "max_requests", "max_failure_rate", "deadline_s", "workers_within_s", "takeover"),
+        "s3_requester_pays",
     )
 )
 _MAX_RACES = 20

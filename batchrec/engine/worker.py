@@ -58,6 +58,7 @@ class WorkerJob:
         embedding: What is kept of each image's embedding.
         decode_within_s: Seconds one image may take to decode.
         shrink_to: Pixels of either side to which JPEGs may be shrunk while they are decoded; never when None.
+        first_reads: Images it may read at once before it is told of more; as many as it likes when None.
         facts: What goes into each part's footer, for people.
     """
 
@@ -77,6 +78,7 @@ class WorkerJob:
     embedding: EmbeddingSpec | None = None
     decode_within_s: float = DECODE_WITHIN_S
     shrink_to: int | None = None
+    first_reads: int | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -113,6 +115,7 @@ class Worker:
         self._reading = threading.Lock()
         self._stream: Stream | None = None
         self._reader: ImageReader | None = None
+        self._num_allowed = 0
         self._notes = Notes(f"{job.output} {job.job_id}")
         self._note = self._notes.open()
         self._hands = Hands(self._note)
@@ -132,6 +135,8 @@ class Worker:
         self._rows = RowReader(job.manifest, job.store)
         backend, trial = open_model(replace(job, model=weights_here(job.model, self._store)))
         reader = self._reader = open_reader(job)
+        if job.first_reads is not None:
+            self.allow(job.first_reads)
         self._stream = Stream(
             reader,
             open_decoder(job),
@@ -229,7 +234,21 @@ class Worker:
         if self._stream is None:
             return LiveCounts()
         num_ok, num_errors = self._stream.counts()
-        return LiveCounts(num_ok, num_errors.total(), self._stream.fill(), self._hands.in_hand(), num_errors=num_errors)
+        return LiveCounts(
+            num_ok,
+            num_errors.total(),
+            fill=self._stream.fill(),
+            in_hand=self._hands.in_hand(),
+            num_errors=num_errors,
+            num_allowed=self._num_allowed,  # before what is under way: no read begins by an earlier word after this one
+            num_reading=self._stream.num_reading(),
+        )
+
+    def allow(self, num_reads: int) -> None:
+        """Read no more images at once than these from now on."""
+        assert self._reader is not None, "start() comes first"
+        self._reader.allow(num_reads)
+        self._num_allowed = num_reads
 
     def close(self) -> None:
         """Stop the stream's threads; shards in flight are given up."""

@@ -207,6 +207,11 @@ class Workbench:
         with self._lock:
             self._free_slabs.append(batch.slab)
 
+    def num_reading(self) -> int:
+        """Return how many rows were taken to be fetched and are not read yet."""
+        with self._lock:
+            return self._num_reads
+
     def fill(self) -> dict[str, float]:
         """Return how full the queues are, from 0 to 1: encoded images waiting, and batches waiting for the model."""
         with self._lock:

@@ -127,6 +127,10 @@ class Stream:
         with self._count_lock:
             return self._num_ok, self._num_errors.copy()
 
+    def num_reading(self) -> int:
+        """Return how many images are being read."""
+        return self._bench.num_reading()
+
     def fill(self) -> dict[str, float]:
         """Return how full the queues between the stages are, from 0 to 1, by name."""
         return self._bench.fill()

@@ -32,6 +32,7 @@ class NullWorker:
 
     refuses_to_start: bool = False
     num_ok: int = 0
+    num_allowed: int = 0
 
     def start(self) -> WorkerFacts:
         if self.refuses_to_start:
@@ -47,7 +48,10 @@ class NullWorker:
         return result(attempt)
 
     def live_counts(self) -> LiveCounts:
-        return LiveCounts(self.num_ok, 0)
+        return LiveCounts(self.num_ok, 0, num_allowed=self.num_allowed)
+
+    def allow(self, num_reads: int) -> None:
+        self.num_allowed = num_reads
 
     def close(self) -> None:
         self.num_ok = 0

@@ -106,6 +106,17 @@ def test_live_counts_follow_the_workers(make_pool: MakePool) -> None:
         pool.wait(0.1)
 
 
+def test_a_worker_hears_how_many_images_it_may_read_and_says_so(make_pool: MakePool) -> None:
+    pool = make_pool()
+    pool.start_workers(1)
+    until(pool, WorkerReady)
+    pool.allow(0, 7)
+    give_up_at = time.monotonic() + 10
+    while pool.live_counts()[0].num_allowed != 7:
+        assert time.monotonic() < give_up_at
+        pool.wait(0.1)
+
+
 def test_waiting_with_nothing_to_wait_for_returns(make_pool: MakePool) -> None:
     assert make_pool().wait(0.01) == []
 

@@ -81,7 +81,7 @@ def test_an_allowance_bounds_the_reads_under_way(s3_server: S3Server, make_strea
     seen: list[int] = []
 
     def look(request: Request) -> Fault:
-        seen.append(s3_server.num_under_way)
+        seen.append(len(s3_server.under_way))
         return Fault(delay_s=0.01)
 
     s3_server.fault = look
