@@ -11,13 +11,13 @@ that are no longer in flight are ignored.
 
 from __future__ import annotations
 
-import random
 from array import array
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from enum import IntEnum
 from typing import Protocol
 
+from batchrec.engine.stretches import Stretches
 from batchrec.records import Attempt, Shard
 
 MAX_FAILED = 3
@@ -51,9 +51,8 @@ class Ledger:
         plan: The shards, by index.
         done: Indices of shards whose parts already stand.
         run_id: Makes attempt ids of this run unique.
-        shuffle_seed: Order of dispatch; neighbours stay together in runs of ``run_length`` so that a
-            worker can reuse decoded manifest rows while no prefix of the store takes all the heat.
-        run_length: Shards that stay in manifest order.
+        shuffle_seed: Order of dispatch, see :class:`batchrec.engine.stretches.Stretches`.
+        run_length: Neighbouring shards that go to one worker.
     """
 
     def __init__(
@@ -77,9 +76,7 @@ class Ledger:
         self._num_handed_out = 0
         self._in_flight: defaultdict[int, dict[str, Attempt]] = defaultdict(dict)
         self._counts = Counter({ShardState.DONE: len(set(done)), ShardState.PENDING: len(plan) - len(set(done))})
-        runs = [range(first, min(first + run_length, len(plan))) for first in range(0, len(plan), run_length)]
-        random.Random(shuffle_seed).shuffle(runs)
-        self._pending = deque(index for run in runs for index in run if not self._state[index])
+        self._pending = Stretches(len(plan), lambda index: not self._state[index], length=run_length, seed=shuffle_seed)
         self._suspects: deque[int] = deque()
         self._emptying: int | None = None
 
@@ -139,7 +136,7 @@ class Ledger:
     def fail(self, attempt_id: str) -> ShardState | None:
         """Note that an attempt raised; return the shard's new state, None for a stale answer."""
         # To the end: what it met may pass while others are done.
-        return self._give_back(attempt_id, self._num_failed, MAX_FAILED, deque.append)
+        return self._give_back(attempt_id, self._num_failed, MAX_FAILED, goes_first=False)
 
     def lose(self, attempt_id: str, *, with_node: bool = False) -> ShardState | None:
         """Note that an attempt's worker is gone; return the shard's new state, None for a stale answer.
@@ -148,8 +145,8 @@ class Ledger:
         own that no preemption reaches; but where memory runs out, a shard can take its node along.
         """
         if with_node:
-            return self._give_back(attempt_id, self._num_lost_with_node, MAX_LOST_WITH_NODE, deque.appendleft)
-        return self._give_back(attempt_id, self._num_lost, MAX_LOST, deque.appendleft)
+            return self._give_back(attempt_id, self._num_lost_with_node, MAX_LOST_WITH_NODE, goes_first=True)
+        return self._give_back(attempt_id, self._num_lost, MAX_LOST, goes_first=True)
 
     def abandoned(self) -> list[Shard]:
         """Return the shards past a cap, whose rows must be published as errors."""
@@ -169,7 +166,7 @@ class Ledger:
             return self._suspects.popleft()
         if self._suspects and self._is_emptying(worker):
             return None
-        return self._pending.popleft() if self._pending else None
+        return self._pending.take(worker)
 
     def _is_emptying(self, worker: int) -> bool:
         """Let one worker at a time run empty, to take a suspect; the others have no reason to wait."""
@@ -183,9 +180,7 @@ class Ledger:
             or self._num_lost_with_node[index] >= ISOLATED_AFTER_LOST_WITH_NODE
         )
 
-    def _give_back(
-        self, attempt_id: str, counts: array[int], cap: int, put: Callable[[deque[int], int], None]
-    ) -> ShardState | None:
+    def _give_back(self, attempt_id: str, counts: array[int], cap: int, *, goes_first: bool) -> ShardState | None:
         attempt = self._take_back(attempt_id)
         if attempt is None:
             return None
@@ -194,7 +189,8 @@ class Ledger:
         state = ShardState.ABANDONED if counts[index] >= cap else ShardState.PENDING
         self._move(index, state)
         if state == ShardState.PENDING:
-            put(self._suspects if self._num_lost[index] else self._pending, index)
+            waiting = self._suspects if self._num_lost[index] else self._pending
+            waiting.appendleft(index) if goes_first else waiting.append(index)
         return state
 
     def _take_back(self, attempt_id: str) -> Attempt | None:
