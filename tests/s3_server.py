@@ -612,8 +612,15 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keep objects as files here; each folder in it is a bucket")
     parser.add_argument("--bucket", action="append", default=[], help="create this bucket")
     parser.add_argument("--no-conditional-put", action="store_true", help="ignore If-None-Match")
+    parser.add_argument("--latency-s", type=float, default=0.0, help="wait so long before every answer")
+    parser.add_argument("--rejected", type=float, default=0.0, help="share of the requests answered with 503 SlowDown")
     args = parser.parse_args()
     server = S3Server(host=args.host, port=args.port, folder=args.folder, conditional_put=not args.no_conditional_put)
+    if args.latency_s or args.rejected:
+        late = Fault(delay_s=args.latency_s)
+        rejected = Fault(status=503, code="SlowDown", delay_s=args.latency_s)
+        drawn = SeededFaults(0, [(args.rejected, "GET PUT HEAD POST DELETE", rejected)])
+        server.fault = lambda request: drawn(request) or late
     for bucket in args.bucket:
         server.create_bucket(bucket)
     with contextlib.suppress(KeyboardInterrupt):
