@@ -94,7 +94,9 @@ def measure(endpoints: dict[str, str], model: str, bucket: Path, num_rounds: int
     for name, found in rates.items():
         ratios = [rate / base for rate, base in zip(found, rates[first], strict=True)]
         spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
-        print(f"{name}: {statistics.median(found):.0f} images/s, {statistics.median(ratios):.3f} of it {first} ({spread})")
+        print(
+            f"{name}: {statistics.median(found):.0f} images/s, {statistics.median(ratios):.3f} of it {first} ({spread})"
+        )
 
 
 if __name__ == "__main__":

@@ -183,6 +183,8 @@ def _sha256(path: Path) -> str:
 
 def _refuse_local_images(manifest: Manifest, spec: JobSpec) -> None:
     """Look at the first rows, so that the common mistake costs seconds and not a cluster's hour."""
+    if manifest.columns.images:
+        return  # they are in the manifest, which is staged
     with RowReader(manifest, spec.store) as reader:
         num_rows = min(NUM_ROWS_LOOKED_AT, manifest.files[0].num_rows)
         uris = reader.read(Shard(0, 0, 0, num_rows, 0)).uris if num_rows else []

@@ -7,7 +7,7 @@ import platform
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from batchrec.engine.identity import bound_identity
@@ -132,7 +132,7 @@ class Worker:
         self._store = open_store(job.output, job.store)
         _require_same_output(self._store, job.job_id)
         probe(self._store)
-        self._rows = RowReader(job.manifest, job.store)
+        self._rows = RowReader(job.manifest, job.store, max_image_bytes=job.limits.max_bytes)
         backend, trial = open_model(replace(job, model=weights_here(job.model, self._store)))
         reader = self._reader = open_reader(job)
         if job.first_reads is not None:
@@ -190,17 +190,17 @@ class Worker:
         hand, shard = self._hands.mine(), attempt.shard.index
         with hand.at("read", shard), self._reading:
             rows = self._rows.read(attempt.shard)
-        predictions = self._predict(attempt, rows.uris)
+        predictions = self._predict(attempt, rows)
         _refuse_systemic(predictions)
         with hand.at("write", shard):
             return self._publish(attempt, rows, predictions)
 
-    def _predict(self, attempt: Attempt, uris: Sequence[str | None]) -> ShardPredictions:
+    def _predict(self, attempt: Attempt, rows: Rows) -> ShardPredictions:
         """Run a shard's images through the stream; apart from it those that may be what killed a worker."""
         assert self._stream is not None, "start() comes first"
         shard, num_rows = attempt.shard.index, attempt.shard.num_rows
         suspects = range(num_rows) if attempt.isolated else self._notes.suspects(shard, num_rows)
-        predictions = self._stream.submit(uris, shard=shard, apart=suspects).result()
+        predictions = self._stream.submit(rows.uris, shard=shard, apart=suspects, images=rows.images).result()
         if suspects:
             self._apart.rest()
         return predictions

@@ -61,7 +61,8 @@ def choose_columns(
     if chosen_id is not None and chosen_id not in carried:
         fields.append(pa.field(chosen_id, pa.string()))
     unfit = None if chosen_id is not None else _unfit_id(schema)
-    return Columns(uri=uri, id=chosen_id, passthrough=carried, schema=pa.schema(fields), unfit_id=unfit)
+    images = images_in(schema.field(uri[0])) if len(uri) == 1 else ()
+    return Columns(uri=uri, id=chosen_id, passthrough=carried, schema=pa.schema(fields), unfit_id=unfit, images=images)
 
 
 def check_same_columns(columns: Columns, first: pa.Schema, first_name: str, other: pa.Schema, other_name: str) -> None:
@@ -100,8 +101,10 @@ def is_view(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string_view(kind) or pa.types.is_binary_view(kind))
 
 
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds strings."""
+def is_text(kind: pa.DataType | None) -> bool:
+    """Whether a column of this type holds strings; there may be none."""
+    if kind is None:
+        return False
     plain = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_string(plain) or pa.types.is_large_string(plain) or pa.types.is_string_view(plain))
 
@@ -112,7 +115,32 @@ def is_id(kind: pa.DataType) -> bool:
     return is_text(kind) or bool(pa.types.is_integer(plain))
 
 
+def images_in(column: pa.Field) -> tuple[str, ...]:
+    """Return the parts of a column of images, the bytes and perhaps the path; none where it holds no images."""
+    if _is_bytes(column.type):
+        return (column.name,)
+    if not pa.types.is_struct(column.type):
+        return ()
+    kinds = {part.name: part.type for part in column.type}
+    if "bytes" not in kinds or not _is_bytes(kinds["bytes"]):
+        return ()
+    return tuple(f"{column.name}.{part}" for part in ("bytes", "path") if part == "bytes" or is_text(kinds.get(part)))
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _holds_images(schema: pa.Schema, name: str) -> bool:
+    # Bytes under a name of URIs are URIs that somebody forgot to call text.
+    kind = _type_of(schema, name)
+    named_like_uris = name.casefold() in URI_NAMES and name.casefold() != "image"
+    return bool(images_in(pa.field(name, kind))) and not (_is_bytes(kind) and named_like_uris)
+
+
 def _alike(one: pa.DataType, other: pa.DataType) -> bool:
+    if images := images_in(pa.field("", one)):
+        return images == images_in(pa.field("", other))
     return (is_text(one) and is_text(other)) or (
         is_id(one) and is_id(other) and not is_text(one) and not is_text(other)
     )
@@ -139,6 +167,9 @@ def _found_uri(schema: pa.Schema) -> tuple[str, ...]:
     pair = tuple(name for name in inventory if name is not None and is_text(_type_of(schema, name)))
     if len(pair) == len(INVENTORY_NAMES):
         return pair
+    for match in matches:
+        if _holds_images(schema, match):
+            return (match,)
     if matches:
         raise _wrong_uri_type(schema, matches[0])
     raise ManifestError(
@@ -160,7 +191,7 @@ def _asked_uri(schema: pa.Schema, name: str) -> tuple[str, ...]:
     for each in names:
         if each not in schema.names:
             raise _missing("--uri-col", each, schema)
-        if not is_text(_type_of(schema, each)):
+        if not is_text(_type_of(schema, each)) and not (names == (each,) and _holds_images(schema, each)):
             raise _wrong_uri_type(schema, each)
     return names
 
@@ -168,7 +199,7 @@ def _asked_uri(schema: pa.Schema, name: str) -> tuple[str, ...]:
 def _wrong_uri_type(schema: pa.Schema, name: str) -> ManifestError:
     kind = _type_of(schema, name)
     if pa.types.is_struct(kind):
-        advice = "images inside a manifest are not read: write them to files, or name another column with --uri-col"
+        advice = "a struct of images has their binary `bytes` and a `path`: name another column with --uri-col"
     elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         advice = "cast it to a string column, or name another with --uri-col"
     else:

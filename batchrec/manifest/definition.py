@@ -36,6 +36,8 @@ class Columns:
         passthrough: Columns carried into the predictions.
         schema: The pass-through columns as carried (dictionaries decoded), in order, then the
             id column as string unless it is carried too.
+        images: The parts of the URI column where it holds the images themselves: their bytes and, in a struct, the
+            path; empty where it holds URIs.
         unfit_id: The column that would give the ids by its name but cannot by its type, and that type; None
             where there is none, or ids come from another.
     """
@@ -45,6 +47,7 @@ class Columns:
     passthrough: tuple[str, ...]
     schema: pa.Schema
     unfit_id: tuple[str, str] | None = None
+    images: tuple[str, ...] = ()
 
     @property
     def passthrough_schema(self) -> pa.Schema:
@@ -54,7 +57,15 @@ class Columns:
     @property
     def read(self) -> tuple[str, ...]:
         """Every column a worker has to read, each once."""
-        wanted = (*self.uri, *((self.id,) if self.id is not None else ()), *self.passthrough)
+        return self._with_others(self.uri)
+
+    @property
+    def read_with_rows(self) -> tuple[str, ...]:
+        """The same without the bytes of images, which are read one by one."""
+        return self._with_others(self.images[1:] if self.images else self.uri)
+
+    def _with_others(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        wanted = (*names, *((self.id,) if self.id is not None else ()), *self.passthrough)
         return tuple(dict.fromkeys(wanted))
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchrec.errors import ManifestError
+from batchrec.manifest.definition import ManifestFile
 from batchrec.spec import StoreOptions
 from batchrec.storage.reading import open_input
 
@@ -158,3 +159,30 @@ def _is_json(line: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def check_unchanged(stream: BinaryIO, planned: ManifestFile) -> pq.FileMetaData:
+    """Return what an open file's footer says of its columns and row groups.
+
+    Raises:
+        ManifestError: It is not the file the job was planned with.
+    """
+    try:
+        footer = read_footer(stream, planned.uri)
+        same = (footer.size, footer.sha256) == (planned.size, planned.footer_sha256)
+        found = f"{footer.size} bytes, footer {footer.sha256[:12]}"
+    except ManifestError as error:
+        raise changed(planned, str(error)) from error
+    if not same:
+        raise changed(planned, found)
+    return footer.metadata
+
+
+def changed(planned: ManifestFile, found: str) -> ManifestError:
+    """Return the error for a manifest file that is another than the planned one."""
+    return ManifestError(
+        f"the manifest {planned.uri} changed since the job was planned "
+        f"({planned.size} bytes, footer {planned.footer_sha256[:12]})",
+        found=found,
+        advice="put the planned file back to resume, or start a new job in another output folder",
+    )

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import BinaryIO, Self
+from dataclasses import dataclass, replace
+from typing import Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batchrec.errors import AccessError, ManifestError
-from batchrec.manifest.definition import Columns, Manifest, ManifestFile
-from batchrec.manifest.footers import read_footer, tail_sha256
+from batchrec.manifest.definition import Columns, Manifest
+from batchrec.manifest.embedded import ShardImages
+from batchrec.manifest.footers import changed, check_unchanged, tail_sha256
 from batchrec.manifest.pages import OversizedText, chunks_of, rows_at_once
 from batchrec.records import Shard
-from batchrec.spec import StoreOptions
+from batchrec.spec import ImageLimits, StoreOptions
 from batchrec.storage.reading import open_input
 
 # Half a million short URIs: most row groups are then decoded once for all their shards, in whatever
@@ -36,11 +37,13 @@ class Rows:
         uris: Image URIs; None where the manifest has none. Bytes that are not UTF-8 show as U+FFFD.
         ids: Image ids (string); null where the id column is null.
         passthrough: Carried columns, as many rows as ``uris``.
+        images: The images themselves, where the manifest holds them; the URIs are their paths then, or name the row.
     """
 
     uris: list[str | None]
     ids: pa.Array
     passthrough: pa.Table
+    images: ShardImages | None = None
 
 
 class RowReader:
@@ -53,9 +56,11 @@ class RowReader:
     For one thread at a time.
     """
 
-    def __init__(self, manifest: Manifest, options: StoreOptions) -> None:
+    def __init__(
+        self, manifest: Manifest, options: StoreOptions, *, max_image_bytes: int = ImageLimits().max_bytes
+    ) -> None:
         self._manifest = manifest
-        self._options = options
+        self._options, self._max_image_bytes = options, max_image_bytes
         self._file_index: int | None = None
         self._file: _OpenFile | None = None
 
@@ -71,7 +76,10 @@ class RowReader:
             self._file = _OpenFile(self._manifest, shard.file, self._options)
             self._file_index = shard.file
         table = self._file.rows(shard.first_row, shard.num_rows)
-        return _rows(table, self._manifest, shard)
+        rows = _rows(table, self._manifest, shard)
+        if self._manifest.columns.images:
+            return replace(rows, images=ShardImages(self._manifest, shard, self._options, self._max_image_bytes))
+        return rows
 
     def close(self) -> None:
         """Let go of the open file and of the rows kept."""
@@ -95,10 +103,10 @@ class _OpenFile:
 
     def __init__(self, manifest: Manifest, index: int, options: StoreOptions) -> None:
         self._planned, self._options = manifest.files[index], options
-        self._columns = list(manifest.columns.read)
+        self._columns = list(manifest.columns.read_with_rows)
         self._stream = open_input(self._planned.uri, options)
         try:
-            metadata = _check_unchanged(self._stream, self._planned)
+            metadata = check_unchanged(self._stream, self._planned)
             self._tail_sha256 = tail_sha256(self._stream)
             self._parquet = pq.ParquetFile(self._stream, metadata=metadata, buffer_size=_BUFFER_BYTES, pre_buffer=False)
         except BaseException:
@@ -122,17 +130,17 @@ class _OpenFile:
         except AccessError:
             # A store refuses to go on with an object that was replaced: then say so.
             with open_input(self._planned.uri, self._options) as now:
-                _check_unchanged(now, self._planned)
+                check_unchanged(now, self._planned)
             raise
         except (pa.ArrowException, OSError, OversizedText) as error:
-            _check_unchanged(self._stream, self._planned)
+            check_unchanged(self._stream, self._planned)
             raise ManifestError(
                 f"rows {first_row} to {first_row + num_rows} of the manifest {self._planned.uri} cannot be decoded",
                 found=str(error),
                 advice="write the file again and start a new job",
             ) from error
         if tail_sha256(self._stream) != self._tail_sha256:
-            raise _changed(self._planned, "other bytes at its end than when it was opened")
+            raise changed(self._planned, "other bytes at its end than when it was opened")
         return table
 
     def _pieces(self, first_row: int, num_rows: int) -> Iterator[pa.Table]:
@@ -206,30 +214,11 @@ def _spelt_out(batch: pa.RecordBatch) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(plain, batch.schema.names)
 
 
-def _check_unchanged(stream: BinaryIO, planned: ManifestFile) -> pq.FileMetaData:
-    try:
-        footer = read_footer(stream, planned.uri)
-        same = (footer.size, footer.sha256) == (planned.size, planned.footer_sha256)
-        found = f"{footer.size} bytes, footer {footer.sha256[:12]}"
-    except ManifestError as error:
-        raise _changed(planned, str(error)) from error
-    if not same:
-        raise _changed(planned, found)
-    return footer.metadata
-
-
-def _changed(planned: ManifestFile, found: str) -> ManifestError:
-    return ManifestError(
-        f"the manifest {planned.uri} changed since the job was planned "
-        f"({planned.size} bytes, footer {planned.footer_sha256[:12]})",
-        found=found,
-        advice="put the planned file back to resume, or start a new job in another output folder",
-    )
-
-
 def _rows(table: pa.Table, manifest: Manifest, shard: Shard) -> Rows:
     columns = manifest.columns
-    if len(columns.uri) == 1:
+    if columns.images:
+        uris = _names_of_images(table, manifest, shard)
+    elif len(columns.uri) == 1:
         uris = _texts(table.column(columns.uri[0]))
     else:
         pairs = zip(*(_texts(table.column(name)) for name in columns.uri), strict=True)
@@ -237,6 +226,15 @@ def _rows(table: pa.Table, manifest: Manifest, shard: Shard) -> Rows:
         uris = [None if bucket is None or key is None else f"s3://{bucket}/{key}" for bucket, key in pairs]
     passthrough = _passthrough(table, columns, shard.num_rows)
     return Rows(uris=uris, ids=_ids(table, columns.id, shard), passthrough=passthrough)
+
+
+def _names_of_images(table: pa.Table, manifest: Manifest, shard: Shard) -> list[str | None]:
+    """Return the paths of images that lie in the manifest; where there is none, the file and row they lie in."""
+    file, columns = manifest.files[shard.file].name, manifest.columns
+    paths: list[str | None] = [None] * shard.num_rows
+    if len(columns.images) > 1:
+        paths = _texts(pc.struct_field(table.column(columns.uri[0]), "path"))
+    return [path or f"{file}#{row}" for row, path in enumerate(paths, shard.first_row)]
 
 
 def _passthrough(table: pa.Table, columns: Columns, num_rows: int) -> pa.Table:

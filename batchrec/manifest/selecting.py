@@ -138,7 +138,7 @@ class _Writer:
             self._schema = rows.schema
         self._held.append(rows)
         self._num_held += rows.num_rows
-        if self._num_held >= _ROWS_PER_GROUP:
+        if self._num_held >= _ROWS_PER_GROUP or sum(each.nbytes for each in self._held) >= MAX_FILE_BYTES:
             self._flush()
             if self._sink.tell() >= MAX_FILE_BYTES:
                 yield from self.close()

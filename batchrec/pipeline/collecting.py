@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Container, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from batchrec.models.backends import Scores
 from batchrec.pipeline.decoding import ImageFacts
 from batchrec.records import EmbeddingSpec
 from batchrec.stats import ShardStats
+from batchrec.storage import Reserve
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,13 @@ class ShardPredictions:
     embeddings: np.ndarray | None = None
 
 
+class Images(Protocol):
+    """Images of a shard that need not be looked for by their URIs."""
+
+    def read(self, row: int, reserve: Reserve) -> bytes | None:
+        """Return an image, with room for it reserved first; None where there is none."""
+
+
 class Collector:
     """Gathers one shard's rows, in whatever order they come.
 
@@ -59,11 +67,13 @@ class Collector:
         embedding: What is kept of each image's embedding.
         shard: Index of the shard, for people and notes.
         apart: Rows to be decoded in another process.
+        images: Those that need not be looked for by their URIs.
 
     Attributes:
         uris: As given.
         shard: As given.
         apart: As given.
+        images: As given.
         future: Resolves with the last row, or with the error that ended the shard.
     """
 
@@ -75,9 +85,10 @@ class Collector:
         *,
         shard: int = -1,
         apart: Container[int] = (),
+        images: Images | None = None,
     ) -> None:
         num_rows = len(uris)
-        self.uris, self.shard, self.apart = uris, shard, apart
+        self.uris, self.shard, self.apart, self.images = uris, shard, apart, images
         self.future: Future[ShardPredictions] = Future()
         self._lock = threading.Lock()
         self._num_missing = num_rows

@@ -21,7 +21,7 @@ from operator import itemgetter
 from batchrec.errors import ErrorCode, ImageError
 from batchrec.models.backends import Backend
 from batchrec.pipeline.batching import Batch, FetchedImage, Room, Workbench
-from batchrec.pipeline.collecting import Collector, ShardPredictions
+from batchrec.pipeline.collecting import Collector, Images, ShardPredictions
 from batchrec.pipeline.decoding import Decoder, ImageFacts
 from batchrec.pipeline.hands import Hands
 from batchrec.pipeline.resizing import Pixels
@@ -105,7 +105,12 @@ class Stream:
                 self.num_fetch_threads += 1
 
     def submit(
-        self, uris: Sequence[str | None], *, shard: int = -1, apart: Container[int] = ()
+        self,
+        uris: Sequence[str | None],
+        *,
+        shard: int = -1,
+        apart: Container[int] = (),
+        images: Images | None = None,
     ) -> Future[ShardPredictions]:
         """Queue one shard's images, in order; shards are taken in the order they are submitted.
 
@@ -113,8 +118,9 @@ class Stream:
             uris: The images.
             shard: Index of the shard, for people and notes.
             apart: Rows for ``decoder_apart``.
+            images: Asked first for each image; what it does not have is read by its URI.
         """
-        collector = Collector(uris, self._top_k, self._embedding, shard=shard, apart=apart)
+        collector = Collector(uris, self._top_k, self._embedding, shard=shard, apart=apart, images=images)
         self._under_way.add(collector)
         collector.future.add_done_callback(lambda _: self._under_way.discard(collector))
         self._bench.add_shard(collector)
@@ -183,7 +189,7 @@ class Stream:
         hand.take("fetch", collector.shard, row)
         began = time.perf_counter()
         try:
-            data = self._reader.read(collector.uris[row], room.reserve)
+            data = self._read(collector, row, room)
         except ImageError as error:
             collector.fetched(row, 0, time.perf_counter() - began - room.waited_s)
             self._fail(collector, row, error.bare(), room.num_bytes, 0.0)
@@ -192,6 +198,11 @@ class Stream:
             self._bench.put_image(FetchedImage(collector, row, data))
         finally:
             hand.lay_down()
+
+    def _read(self, collector: Collector, row: int, room: Room) -> bytes:
+        if collector.images is not None and (data := collector.images.read(row, room.reserve)) is not None:
+            return data
+        return self._reader.read(collector.uris[row], room.reserve)
 
     def _decode(self, image: FetchedImage) -> None:
         began = time.perf_counter()

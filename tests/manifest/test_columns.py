@@ -35,8 +35,22 @@ def test_the_exact_spelling_wins_over_another_case():
 def test_a_struct_of_images_is_passed_over_for_a_column_of_text():
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     assert chosen([("image", image), ("file_name", pa.string())]).uri == ("file_name",)
-    with pytest.raises(ManifestError, match="images inside a manifest are not read"):
-        chosen([("image", image)])
+    assert chosen([("image", image)]).uri == ("image",)
+    assert chosen([("image", image)]).images == ("image.bytes", "image.path")
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
+def test_a_column_of_bytes_holds_images_where_it_is_named_so_or_asked_for(kind):
+    assert chosen([("image", kind)]).images == ("image",)
+    assert chosen([("content", kind)], "content").images == ("content",)
+    assert chosen([("content", kind), ("url", pa.string())]).uri == ("url",)
+    with pytest.raises(ManifestError, match="cannot hold image URIs"):
+        chosen([("url", kind)], "url")
+
+
+def test_a_struct_without_bytes_holds_no_images():
+    with pytest.raises(ManifestError, match="cannot hold image URIs"):
+        chosen([("image", pa.struct([("bytes", pa.string()), ("path", pa.string())]))])
 
 
 @pytest.mark.parametrize("kind", [pa.int64(), pa.binary(), pa.list_(pa.string()), pa.dictionary(pa.int8(), pa.int64())])
