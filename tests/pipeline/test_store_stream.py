@@ -32,7 +32,7 @@ def make_stream(s3_server: S3Server) -> Iterator[MakeStream]:
         reader = ImageReader(UriPolicy("s3://photos"), StoreOptions(), 2**20)
         preprocess = Preprocess(resize=SIDE, crop=SIDE, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1))
         decoder, backend = Decoder(preprocess, ImageLimits()), GreyBackend()
-        made.append(Stream(reader, decoder, backend, num_threads=2, crop=SIDE, top_k=1))
+        made.append(Stream(reader, decoder, backend, num_threads=2, top_k=1))
         return reader, made[-1]
 
     yield make
