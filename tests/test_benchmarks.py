@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from benchmarks.history import Figure, losses, read, record
-from benchmarks.publishing import BEGIN, DOCUMENT, END, block, picture, read_results, table
+from benchmarks.publishing import BEGIN, DOCUMENT, END, ROOT, block, picture, read_results, table
 
 RESULTS = {
     "model": "resnet18",
@@ -74,3 +76,8 @@ def test_figures_are_recorded_with_machine_date_and_commit(tmp_path: Path) -> No
     found = read(path)
     assert [each.value for each in found] == [1.5, 1.4]
     assert all(each.machine and each.commit and each.date.startswith("20") for each in found)
+
+
+def test_every_seam_that_an_ablation_cuts_is_there() -> None:
+    take_out_all = "from benchmarks.ablations import ABLATIONS\nfor take_out, _ in ABLATIONS.values(): take_out()"
+    subprocess.run([sys.executable, "-c", take_out_all], cwd=ROOT, check=True)
