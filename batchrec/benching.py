@@ -12,7 +12,6 @@ from pathlib import Path
 
 from batchrec.engine.devices import cuda_trouble, num_cuda_devices, usable_cores
 from batchrec.engine.expecting import keep_expectation, recall_outside
-from batchrec.engine.identity import bind
 from batchrec.engine.measuring import (
     busy_cores,
     measure_decode,
@@ -25,10 +24,11 @@ from batchrec.engine.sampling import run_sample, sample_uris, spread
 from batchrec.engine.scratch import scratch_beside
 from batchrec.engine.worker import WorkerJob, open_decoder, open_model, open_reader
 from batchrec.errors import ModelError, Refused
-from batchrec.job import run_job, worker_job
+from batchrec.job import prepare, run_job, worker_job
 from batchrec.learning.drawing import draw_archive
 from batchrec.manifest.rows import RowReader
 from batchrec.models.backends import Backend, resolve_precision
+from batchrec.output.layout import Layout
 from batchrec.planning import Job, plan_job
 from batchrec.report.expectation import Expectation
 from batchrec.report.limit import Limit, ModelTerm, Terms, WriteTerm, limit_of
@@ -81,7 +81,7 @@ def measure(job: Job, scratch: str, *, compare_backends: bool = False) -> Measur
     if job.site.spans_machines:
         raise Refused("a cluster cannot be measured from here", advice="run `batchrec bench` on one of its machines")
     store = open_store(f"{scratch}/sample", job.spec.store)
-    bind(store, job.identity)
+    job = prepare(store, Layout(job.identity.job_id), job)
     work, placement = worker_job(job, store), job.placement
     num_asked = placement.num_threads * placement.num_workers
     cores = Cores(os.cpu_count() or 1, usable_cores(), busy_cores(num_asked))

@@ -73,7 +73,7 @@ def run_job(
     store = open_store(spec.output, spec.store)
     layout = Layout(job.identity.job_id)
     if not job.complete:
-        job = _prepare(store, layout, job)
+        job = prepare(store, layout, job)
     on_plan(job)
     sealed = read_seal(store, layout) if job.complete else None
     if sealed is not None:
@@ -111,7 +111,7 @@ def _report(
     return summary
 
 
-def _prepare(store: Store, layout: Layout, job: Job) -> Job:
+def prepare(store: Store, layout: Layout, job: Job) -> Job:
     """Prove that the folder can hold a job, make it this one's, and return it with the plan that stands."""
     probe(store)
     return _bind(store, layout, job)
