@@ -12,12 +12,15 @@ from importlib.metadata import version
 
 from batchrec.engine.absolute import absolute_spec
 from batchrec.engine.budget import FailureBudget
+from batchrec.engine.calibrating import calibrated
 from batchrec.engine.claims import Claim, claim
 from batchrec.engine.coordinator import Coordinator, Observer
 from batchrec.engine.counting import RunCounts
 from batchrec.engine.definition import definition_record
+from batchrec.engine.devices import available_cores
 from batchrec.engine.expecting import keep_outside, recall_expectation
 from batchrec.engine.identity import bind
+from batchrec.engine.int8_record import keep_quantised
 from batchrec.engine.ledger import Ledger
 from batchrec.engine.request_budget import FIRST_SHARE, BudgetedPool
 from batchrec.engine.sites import Site
@@ -29,6 +32,7 @@ from batchrec.errors import ErrorCode
 from batchrec.manifest.rows import RowReader
 from batchrec.models.bundle import ModelSpec
 from batchrec.models.carrying import carry_weights
+from batchrec.models.quantised import Quantised
 from batchrec.output.advising import advise, stands
 from batchrec.output.layout import REPORT_KEY, Layout
 from batchrec.output.parts import encode_part, publish_part
@@ -40,9 +44,6 @@ from batchrec.records import Attempt, Shard
 from batchrec.report.summary import RunSummary
 from batchrec.spec import JobSpec
 from batchrec.storage import Store, UriPolicy, create_or_compare, open_store, probe
-
-#: Antialiased resizing hides that a picture was shrunk before, as long as it has so many pixels for each one left.
-_SHRUNK_OVER_RESIZED = 2
 
 
 def run_job(
@@ -73,7 +74,7 @@ def run_job(
     store = open_store(spec.output, spec.store)
     layout = Layout(job.identity.job_id)
     if not job.complete:
-        job = prepare(store, layout, job)
+        job = prepare(store, layout, job, observer.say)
     on_plan(job)
     sealed = read_seal(store, layout) if job.complete else None
     if sealed is not None:
@@ -98,6 +99,7 @@ def _report(
         Output(store, job.identity.job_id, job.identity.fields, job.spec.store).errors(merged=False),
         output=job.spec.output,
         model=job.model.name,
+        agreement=job.agreement,
         max_failure_rate=job.spec.max_failure_rate,
         began_at=began_at,
         wall_s=time.monotonic() - began,
@@ -111,10 +113,20 @@ def _report(
     return summary
 
 
-def prepare(store: Store, layout: Layout, job: Job) -> Job:
+def prepare(store: Store, layout: Layout, job: Job, say: Callable[[str], None]) -> Job:
     """Prove that the folder can hold a job, make it this one's, and return it with the plan that stands."""
     probe(store)
-    return _bind(store, layout, job)
+    if job.precision != "int8":
+        return _bind(store, layout, job)
+    # A job that is refused for its model must not leave the folder bound to it.
+    quantised = job.model.quantised or _calibrated(job, store, say)
+    job = _bind(store, layout, job)
+    return replace(job, model=replace(job.model, quantised=keep_quantised(store, layout, quantised)))
+
+
+def _calibrated(job: Job, store: Store, say: Callable[[str], None]) -> Quantised:
+    say("quantising the model by a sample of the manifest: once for a job, it takes a minute or two")
+    return calibrated(job.spec, job.manifest, job.plan, job.model, store, num_threads=available_cores())
 
 
 def _bind(store: Store, layout: Layout, job: Job) -> Job:
@@ -184,7 +196,7 @@ def worker_job(job: Job, store: Store) -> WorkerJob:
         num_threads=job.placement.num_threads,
         embedding=job.embedding,
         decode_within_s=spec.decode_within_s,
-        shrink_to=_SHRUNK_OVER_RESIZED * job.model.preprocess.resize if spec.decoding == "scaled" else None,
+        shrink_to=job.model.preprocess.shrink_to(spec.decoding),
         first_reads=None if spec.max_requests is None else FIRST_SHARE,
         facts=part_facts(job),
     )
@@ -192,7 +204,9 @@ def worker_job(job: Job, store: Store) -> WorkerJob:
 
 def part_facts(job: Job) -> dict[str, object]:
     """Return what every part's footer says of a job, for people."""
+    quantised = job.model.quantised
     return {
+        **({"quantised_sha256": quantised.sha256} if quantised else {}),
         "model": job.model.name,
         "weights_sha256": job.model.weights_sha256,
         "labels_sha256": job.model.labels_sha256,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from batchrec.engine.devices import Placement
 from batchrec.engine.identity import Identity, bound_identity, identify, refuse_foreign_content, refuse_other_job
+from batchrec.engine.int8_record import standing_quantised
 from batchrec.engine.sites import Site, site_of
 from batchrec.errors import AccessError, OutputError
 from batchrec.manifest.definition import Manifest
@@ -19,7 +20,7 @@ from batchrec.models.embedding import resolve_embedding
 from batchrec.models.zoo import resolve_model
 from batchrec.output.layout import Layout
 from batchrec.output.seal import Seal, read_seal, standing_parts
-from batchrec.records import EmbeddingSpec
+from batchrec.records import Agreement, EmbeddingSpec
 from batchrec.spec import JobSpec
 from batchrec.storage import KeyMissing, Store, UriPolicy, open_store
 
@@ -56,6 +57,11 @@ class Job:
     complete: bool
     embedding: EmbeddingSpec | None = None
 
+    @property
+    def agreement(self) -> Agreement | None:
+        """How often the quantised model of a job in int8 answers as the full one; None where that is not known."""
+        return self.model.quantised.agreement if self.model.quantised else None
+
     def facts(self) -> dict[str, Any]:
         """Return the plan as plain values, for printing."""
         columns, model = self.manifest.columns, self.model
@@ -87,6 +93,7 @@ class Job:
             "device_note": self.placement.note,
             "threads": self.placement.num_threads,
             "precision": self.precision,
+            "agreement": self.agreement and asdict(self.agreement),
             "shards": shards,
             "output": self.spec.output,
         }
@@ -126,6 +133,8 @@ def plan_job(spec: JobSpec, *, site: Site | None = None, model: ModelSpec | None
     else:
         refuse_other_job(store, standing, identity)
         plan = standing_plan(store, layout, plan)
+        if precision == "int8":
+            model = replace(model, quantised=model.quantised or standing_quantised(store, layout))
         # The seal first: parts listed before another coordinator sealed would look lost.
         sealed = read_seal(store, layout)
         done = standing_parts(store, layout, len(plan))

@@ -42,6 +42,23 @@ class EmbeddingSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Agreement:
+    """How often a quantised model gives the label that the full one gives.
+
+    Attributes:
+        num_checked: Images of the manifest both were asked about; none of them served to quantise it.
+        num_agreeing: Those of which both say the same.
+    """
+
+    num_checked: int
+    num_agreeing: int
+
+    def __str__(self) -> str:
+        share = self.num_agreeing / max(1, self.num_checked)
+        return f"the label of fp32 on {self.num_agreeing:,} of {self.num_checked:,} sampled images, {share:.2%}"
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One try of one shard. ``number`` counts from 1 within one run; 0 stands for rows published as given up.
 
@@ -101,7 +118,7 @@ class WorkerFacts:
         pid: Its process.
         device: ``cpu`` or ``cuda:0``.
         backend: What runs the model, for example ``openvino``.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
+        precision: ``fp32``, ``bf16``, ``fp16`` or ``int8``.
         batch_size: Images of one forward pass.
         trial: One printable line saying how the backend was chosen.
         start_s: Seconds from construction to ready.

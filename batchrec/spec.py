@@ -9,7 +9,7 @@ from typing import Any
 
 from batchrec.errors import UsageError
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 EMBEDDINGS = ("off", "float16", "float32")
 DECODINGS = ("exact", "scaled")
 POOLS = ("ray", "inline")
@@ -180,6 +180,8 @@ def _faults(spec: JobSpec) -> list[str]:
             faults.append(f"{name} is {value}, must be at least 1")
     if spec.max_requests is not None and (spec.workers or 1) > spec.max_requests > 0:
         faults.append(f"max_requests is {spec.max_requests}, too few for {spec.workers} workers to read one image each")
+    if spec.precision == "int8" and spec.backend not in ("auto", "openvino"):
+        faults.append(f"backend is {spec.backend!r}, and only openvino computes in int8")
     if not 0 <= spec.max_failure_rate <= 1:
         faults.append(f"max_failure_rate is {spec.max_failure_rate}, must be from 0 to 1")
     times = {

@@ -25,7 +25,7 @@ def silence(stream: TextIO) -> None:
 
 
 class TerminalObserver:
-    """Shows how a run goes; says nothing before :meth:`begin`.
+    """Shows how a run goes, from :meth:`begin` on with a live line.
 
     Args:
         stream: Where to; a terminal gets a live line, anything else plain lines.
@@ -47,10 +47,7 @@ class TerminalObserver:
             num_rows: Rows of the job.
             num_done: Those of them that earlier runs finished.
         """
-        # A reader of stderr that goes away must not end the run.
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.writelines(f"{line}\n" for line in lines)
-            self._stream.flush()
+        self._print(lines)
         self._num_rows, self._num_done = num_rows, num_done
         self._progress = Progress(num_rows, num_done, stream=self._stream)
 
@@ -62,8 +59,16 @@ class TerminalObserver:
 
     def say(self, message: str) -> None:
         """See :class:`batchrec.engine.coordinator.Observer`."""
-        if self._progress is not None:
+        if self._progress is None:
+            self._print([message])
+        else:
             self._progress.message(message)
+
+    def _print(self, lines: list[str]) -> None:
+        # A reader of stderr that goes away must not end the run.
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.writelines(f"{line}\n" for line in lines)
+            self._stream.flush()
 
     def tick(self, progress: RunProgress) -> None:
         """See :class:`batchrec.engine.coordinator.Observer`."""

@@ -13,10 +13,12 @@ import numpy.typing as npt
 
 from batchrec.engine.definition import defined_again, manifest_of, model_of
 from batchrec.engine.identity import refuse_foreign_content
+from batchrec.engine.int8_record import standing_quantised
 from batchrec.errors import CODES, OutputError, StorageLost, UsageError
 from batchrec.manifest.definition import Manifest
 from batchrec.manifest.selecting import position_column, select_rows
 from batchrec.models.bundle import ModelSpec
+from batchrec.models.carrying import quantised_here
 from batchrec.output.advising import stands
 from batchrec.output.children import (
     Child,
@@ -128,9 +130,7 @@ def prepare_retry(
         spec = defined_again(parent, where)
         manifest = manifest_of(parent.identity, spec)
         own = read_origin(parent.store)
-        whole = _Parent(
-            parent, spec, manifest, model_of(parent.identity, spec, manifest), own.parent_row if own else None
-        )
+        whole = _Parent(parent, spec, manifest, _model(parent, spec, manifest), own.parent_row if own else None)
         if pending is not None:
             return _ready(whole, pending.record, rows, changes, resumed=True)
         record = _new_record(parent, children, codes, texts, target)
@@ -140,6 +140,14 @@ def prepare_retry(
         f"no retry could be recorded in {parent.store.url}",
         found=f"{_MAX_RACES} numbers lost to others",
         advice="run the same command again",
+    )
+
+
+def _model(parent: Output, spec: JobSpec, manifest: Manifest) -> ModelSpec:
+    """Return the parent's model, quantised if it was: the few rows of a retry are no sample to do that again with."""
+    quantised = standing_quantised(parent.store, parent.layout)
+    return dataclasses.replace(
+        model_of(parent.identity, spec, manifest), quantised=quantised and quantised_here(quantised, parent.store)
     )
 
 

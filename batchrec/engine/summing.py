@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 
 from batchrec.engine.counting import RunCounts
 from batchrec.output.seal import Seal
+from batchrec.records import Agreement
 from batchrec.report.summary import ErrorExample, RunSummary, Threads, rate, state_verdict
 
 EXIT_COMPLETE, EXIT_OVER_FAILURE_RATE = 0, 4
@@ -19,6 +20,7 @@ def summarise(
     *,
     output: str,
     model: str,
+    agreement: Agreement | None = None,
     max_failure_rate: float,
     began_at: float,
     wall_s: float,
@@ -31,6 +33,7 @@ def summarise(
         errors: Rows without a prediction.
         output: Output folder as the user wrote it.
         model: Model as the user wrote it.
+        agreement: Of the quantised model it ran as.
         max_failure_rate: The limit that is asked for now.
         began_at: When the command started, in Unix seconds.
         wall_s: Seconds since then, by a clock nobody sets.
@@ -46,6 +49,7 @@ def summarise(
         job_id=sealed.job_id,
         output=output,
         model=model,
+        agreement=agreement,
         num_rows=sealed.num_rows,
         num_ok=sealed.num_ok,
         errors=_examples(errors),

@@ -17,7 +17,7 @@ from batchrec.manifest.definition import Manifest
 from batchrec.manifest.rows import RowReader, Rows
 from batchrec.models.backends import Backend, open_backend
 from batchrec.models.bundle import ModelSpec
-from batchrec.models.carrying import weights_here
+from batchrec.models.carrying import model_here
 from batchrec.output.layout import Layout
 from batchrec.output.parts import encode_part, publish_part
 from batchrec.output.rows import prediction_rows
@@ -133,7 +133,7 @@ class Worker:
         _require_same_output(self._store, job.job_id)
         probe(self._store)
         self._rows = RowReader(job.manifest, job.store, max_image_bytes=job.limits.max_bytes)
-        backend, trial = open_model(replace(job, model=weights_here(job.model, self._store)))
+        backend, trial = open_model(replace(job, model=model_here(job.model, self._store)))
         reader = self._reader = open_reader(job)
         if job.first_reads is not None:
             self.allow(job.first_reads)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from batchrec.errors import ModelError
 from batchrec.models.labels import require_count
 from batchrec.models.preprocessing import Preprocess
+from batchrec.models.quantised import Quantised
 from batchrec.models.remembering import digest
 from batchrec.models.weights import sha256_of
 
@@ -43,6 +44,7 @@ class ModelSpec:
         num_outputs: Classes the model answers.
         labels: Their names, in order.
         preprocess: How images become its input.
+        quantised: What runs in its place where a job asks for int8, once that is made.
     """
 
     name: str
@@ -52,6 +54,7 @@ class ModelSpec:
     num_outputs: int
     labels: tuple[str, ...]
     preprocess: Preprocess
+    quantised: Quantised | None = None
 
     @property
     def labels_sha256(self) -> str:

@@ -11,6 +11,8 @@ from batchrec.errors import ModelError
 INTERPOLATIONS: Final = ("bilinear", "bicubic")
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+#: Antialiased resizing hides that a picture was shrunk before, as long as it has so many pixels for each one left.
+_SHRUNK_OVER_RESIZED: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,10 @@ class Preprocess:
         faults = list(_faults(self))
         if faults:
             raise ModelError("the preprocessing is not valid", found="; ".join(faults))
+
+    def shrink_to(self, decoding: str) -> int | None:
+        """Return to how few pixels of either side a JPEG may be shrunk while it is decoded; None for not at all."""
+        return _SHRUNK_OVER_RESIZED * self.resize if decoding == "scaled" else None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, as ``bundle.json`` and the job's identity carry them."""

@@ -59,6 +59,11 @@ class Layout:
         return self.private_prefix + "plan.parquet"
 
     @property
+    def quantised_key(self) -> str:
+        """Which quantised model the job runs, where it runs one."""
+        return self.private_prefix + "int8.json"
+
+    @property
     def seal_key(self) -> str:
         """Every part with its size, counts and digest."""
         return self.private_prefix + "SEAL.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from batchrec.records import Agreement
 from batchrec.redacting import shown
 
 
@@ -14,6 +15,7 @@ def plan_lines(facts: Mapping[str, Any]) -> list[str]:
     carried = f", carried through: {', '.join(columns['passthrough'])}" if columns["passthrough"] else ""
     kept = facts["embeddings"]
     embeddings = [("embeddings", f"{kept['dimension']:,} numbers of each image, {kept['dtype']}")] if kept else []
+    int8 = [("int8", _agreement(facts))] if facts["precision"] == "int8" else []
     lines = [
         ("job", facts["job_id"][:12]),
         ("manifest", f"{facts['rows']:,} rows in {facts['files']} file{'s' * (facts['files'] != 1)}"),
@@ -28,6 +30,7 @@ def plan_lines(facts: Mapping[str, Any]) -> list[str]:
         ("images", f"short side {facts['resize']}, centre {facts['crop']}x{facts['crop']}"),
         *embeddings,
         ("workers", _workers(facts)),
+        *int8,
         ("shards", f"{shards['count']:,} of up to {shards['rows']:,} rows" + _done(shards)),
         ("output", facts["output"]),
     ]
@@ -46,6 +49,11 @@ def _ids(columns: Mapping[str, Any]) -> str:
 def _workers(facts: Mapping[str, Any]) -> str:
     note = f" ({facts['device_note']})" if facts["device_note"] else ""
     return f"{facts['workers']} on {facts['device']}, {facts['threads']} cores each, {facts['precision']}{note}"
+
+
+def _agreement(facts: Mapping[str, Any]) -> str:
+    known = facts["agreement"]
+    return f"gives {Agreement(**known)}" if known else "is compared with fp32 on a sample before the work begins"
 
 
 def _few(labels: list[str]) -> str:

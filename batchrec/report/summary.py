@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from batchrec.errors import OutputError
-from batchrec.records import WorkerFacts
+from batchrec.records import Agreement, WorkerFacts
 from batchrec.redacting import shown
 from batchrec.report.binding import Binding, Threads, weigh
 from batchrec.report.expectation import Comparison, Expectation
@@ -70,6 +70,7 @@ class RunSummary:
         max_failure_rate: Share of failed rows the job was allowed.
         attempts_lost: Attempts in flight on those workers.
         expectation: What was measured for the job on this machine before it ran; None where nothing was.
+        agreement: How often the quantised model of a job in int8 answers as the full one; None for other jobs.
     """
 
     job_id: str
@@ -95,6 +96,7 @@ class RunSummary:
     max_failure_rate: float = 0.05
     attempts_lost: int = 0
     expectation: Expectation | None = None
+    agreement: Agreement | None = None
 
     def __post_init__(self) -> None:
         for name in ("output", "model", "verdict"):
@@ -136,6 +138,8 @@ class RunSummary:
             known["threads"] = Threads(**_known(Threads, content["threads"]))
             if (expectation := content.get("expectation")) is not None:
                 known["expectation"] = Expectation(**_known(Expectation, expectation))
+            agreement = content.get("agreement")
+            known["agreement"] = agreement and Agreement(**_known(Agreement, agreement))
             errors = content["errors"].items()
             known["errors"] = {code: ErrorExample(**_known(ErrorExample, error)) for code, error in errors}
             return cls(**known)

@@ -78,6 +78,8 @@ def _facts(summary: RunSummary) -> Iterator[tuple[str, str]]:
         f"{each.backend} {each.precision} on {each.device}, batch {each.batch_size}" for each in summary.workers
     ):
         yield "worker", worker
+    if summary.agreement:
+        yield "int8", f"gives {summary.agreement}"
     if summary.attempts_failed or summary.workers_lost:
         failed, lost = _count(summary.attempts_failed, "attempt"), _count(summary.workers_lost, "worker")
         yield "trouble", f"{failed} failed, {lost} lost"

@@ -67,7 +67,7 @@ def test_every_fault_is_named_with_its_line(refusal: Refusal) -> None:
         "job.yaml:7: passthrough[2].name: unknown setting",
         "job.yaml:8: top_k: must be at least 1, found 0",
         "job.yaml:9: top_k: there twice, first in line 8",
-        "job.yaml:10: precision: 'bf61' is not one of auto, fp32, bf16, fp16, perhaps bf16",
+        "job.yaml:10: precision: 'bf61' is not one of auto, fp32, bf16, fp16, int8, perhaps bf16",
         "job.yaml:11: takeover: 'perhaps' is not true or false",
         "job.yaml:12: deadline_s: '2 weeks' is not a time like 90, 30m or 12h",
         "job.yaml:13: max_failure_rate: must be at most 1, found 5",

@@ -177,7 +177,7 @@ def _seams() -> list[tuple[Any, str, Any]]:
         (planning, "open_manifest", lambda spec: current().manifest_of(spec)),
         (worker, "prediction_rows", _prediction_rows),
         (worker, "encode_part", _encode_part),
-        (worker, "weights_here", lambda model, store: model),
+        (worker, "model_here", lambda model, store: model),
         (worker, "open_backend", lambda model, **options: (BACKEND, "no model")),
         (worker, "Stream", lambda *parts, **options: SimulatedStream(current())),
         (worker, "ImageReader", lambda *options: SimpleNamespace(concurrency=lambda: 1)),

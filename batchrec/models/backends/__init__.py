@@ -41,7 +41,7 @@ class Backend(Protocol):
     Attributes:
         name: ``openvino``, ``torch-inductor``, ``torch-eager`` or ``torch-cuda``.
         device: ``cpu`` or ``cuda:0``.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
+        precision: ``fp32``, ``bf16``, ``fp16`` or ``int8``.
         batch_size: Images of one forward pass, always all of them.
         concurrency: How many threads may call :meth:`predict` at once with profit.
     """
@@ -119,6 +119,8 @@ def open_backend(
         "embeddings": embeddings,
     }
     choice = _Choice(model, arguments, cache_dir, streams)
+    if precision == "int8" and backend == "auto":
+        return choice.open("openvino"), "openvino int8, which nothing else here computes in"
     if backend != "auto":
         return choice.open(backend), f"{backend} {precision}, as asked"
     return choice.open_fastest()
@@ -186,6 +188,8 @@ class _Choice:
             from batchrec.models.backends.openvino_cpu import OpenVinoBackend
 
             return OpenVinoBackend(self._model, **self._arguments, cache_dir=self._cache_dir, streams=self._streams)
+        if name in ("torch-eager", "torch-inductor") and self._arguments["precision"] == "int8":
+            raise BackendUnavailable(f"{name} does not compute in int8", advice="use --backend openvino")
         if name in ("torch-eager", "torch-inductor"):
             from batchrec.models.backends.torch_cpu import TorchCpuBackend
 
@@ -197,7 +201,8 @@ def _openvino_serves(precision: str) -> bool:
     from batchrec.models.backends.openvino_cpu import openvino_version
 
     # Without the instructions OpenVINO answers a request for bf16 in fp32: another class of arithmetic.
-    return openvino_version() is not None and (precision == "fp32" or (precision == "bf16" and cpu_has_bf16()))
+    serves = precision in ("fp32", "int8") or (precision == "bf16" and cpu_has_bf16())
+    return openvino_version() is not None and serves
 
 
 def _unavailable(name: str, precision: str) -> BackendUnavailable:

@@ -42,7 +42,7 @@ def resolve_precision(precision: str, device: str) -> str:
     fast in fp16 only: name it.
 
     Args:
-        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        precision: ``auto``, ``fp32``, ``bf16``, ``fp16`` or ``int8``.
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
@@ -53,6 +53,8 @@ def resolve_precision(precision: str, device: str) -> str:
         return "bf16" if not on_cpu or cpu_has_bf16() else "fp32"
     if precision == "fp16" and on_cpu:
         raise ModelError("fp16 is for CUDA devices", found="device cpu", advice="use --precision bf16 or fp32")
+    if precision == "int8" and not on_cpu:
+        raise ModelError("int8 is for CPUs", found=f"device {device}", advice="use --precision fp16, or --device cpu")
     return precision
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tempfile
@@ -20,6 +19,7 @@ import numpy as np
 
 from batchrec.models.backends.hardware import BackendUnavailable
 from batchrec.models.backends.scores import Scores, scores_from_logits
+from batchrec.models.quantised import read_graph
 from batchrec.models.remembering import cache_folder, digest
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from batchrec.models.bundle import ModelSpec
 
-_HINTS: Final = {"fp32": "f32", "bf16": "bf16"}
+#: What a quantised graph leaves in floating point is computed in full precision.
+_HINTS: Final = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 _IR_FORMAT: Final = 1
 
 
@@ -87,7 +88,10 @@ class OpenVinoBackend:
         self._slab_shape = (batch_size, model.preprocess.crop, model.preprocess.crop, 3)
         self._top_k = top_k
         self._embeddings = embeddings
-        graph = load_graph(model, batch_size, cache_dir, embeddings=embeddings)
+        if precision == "int8":
+            graph = load_quantised(model, batch_size)
+        else:
+            graph = load_graph(model, batch_size, cache_dir, embeddings=embeddings)
         settings = _settings(precision, num_threads, self.concurrency)
         compiled = import_openvino().Core().compile_model(graph, "CPU", settings)
         self._requests: SimpleQueue[Any] = SimpleQueue()
@@ -116,12 +120,20 @@ def load_graph(model: ModelSpec, batch_size: int, cache_dir: Path | None = None,
     Read from the cache folder where it was kept; else converted, which imports torch, and kept.
     """
     cache_dir = cache_dir or cache_folder()
-    kept = cache_dir / "ir" / _graph_key(model, batch_size, embeddings=embeddings) if cache_dir else None
+    kept = cache_dir / "ir" / graph_key(model, batch_size, embeddings=embeddings) if cache_dir else None
     graph = _read_graph(kept) if kept else None
     if graph is None:
         graph = _convert(model, batch_size, embeddings=embeddings)
         if kept:
             _keep_graph(graph, kept)
+    return graph
+
+
+def load_quantised(model: ModelSpec, batch_size: int) -> Model:
+    """Return the graph of a quantised model, for batches of any size."""
+    assert model.quantised is not None, "a job in int8 quantises its model before it has workers"
+    graph = import_openvino().Core().read_model(*read_graph(Path(model.quantised.path)))
+    graph.reshape([batch_size, model.preprocess.crop, model.preprocess.crop, 3])
     return graph
 
 
@@ -136,7 +148,8 @@ def _settings(precision: str, num_threads: int, streams: int) -> dict[str, Any]:
     }
 
 
-def _graph_key(model: ModelSpec, batch_size: int, *, embeddings: bool) -> str:
+def graph_key(model: ModelSpec, batch_size: int, *, embeddings: bool) -> str:
+    """Return the hash of everything a converted model depends on."""
     facts = {
         "format": _IR_FORMAT,
         "weights": model.weights_sha256,
@@ -169,11 +182,17 @@ def _keep_graph(graph: Model, folder: Path) -> None:
     except OSError:
         return
     try:
-        import_openvino().save_model(graph, os.path.join(staged, "model.xml"), compress_to_fp16=False)  # noqa: PTH118
+        save_graph(graph, Path(staged))
         # Another process may have kept the same graph meanwhile: then this fails and theirs stands.
         Path(staged).rename(folder)
     except (OSError, RuntimeError):
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def save_graph(graph: Model, folder: Path) -> None:
+    """Write a graph as ``model.xml`` and ``model.bin``."""
+    folder.mkdir(exist_ok=True)
+    import_openvino().save_model(graph, str(folder / "model.xml"), compress_to_fp16=False)
 
 
 def _convert(model: ModelSpec, batch_size: int, *, embeddings: bool) -> Model:
