@@ -21,7 +21,12 @@ def model_string(name: str, folder: Path) -> str:
 
     architecture = name.partition(":")[2]
     torch.manual_seed(0)
-    state = get_model(architecture, num_classes=1000).state_dict()
+    model = get_model(architecture, num_classes=1000).train()
+    with torch.no_grad():
+        # Passes in training give the norms something to measure, so that what flows through the layers has a size.
+        for _ in range(4):
+            model(torch.randn(16, 3, 96, 96))
+    state = model.state_dict()
     path = folder / f"{architecture}.safetensors"
     save_file({key: tensor.contiguous() for key, tensor in state.items()}, path)
     return f"file:{path}+{architecture}"
