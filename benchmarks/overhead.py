@@ -33,10 +33,14 @@ class AtOnce:
 
     name, device, precision, batch_size = "none", "cpu", "fp32", 32
 
-    def __init__(self, concurrency: int) -> None:
+    def __init__(self, concurrency: int, crop: int) -> None:
         self.concurrency = concurrency
         scores, labels = np.full((32, 5), 0.2, np.float32), np.zeros((32, 5), np.int32)
+        self._slab_shape = (32, crop, crop, 3)
         self._scores = Scores(scores, labels, np.ones(32, np.float32))
+
+    def new_slab(self) -> np.ndarray:
+        return np.zeros(self._slab_shape, np.uint8)
 
     def predict(self, images: np.ndarray) -> Scores:
         return self._scores
@@ -49,7 +53,7 @@ def cpu_us(work: Callable[[], object], num_images: int) -> float:
 
 
 def streamed(reader: ImageReader, decoder: Decoder, crop: int, uris: list[str], num_threads: int) -> None:
-    stream = Stream(reader, decoder, AtOnce(num_threads), num_threads=num_threads, crop=crop, top_k=5)
+    stream = Stream(reader, decoder, AtOnce(num_threads, crop), num_threads=num_threads, top_k=5)
     shards = [stream.submit(uris[first : first + 256]) for first in range(0, len(uris), 256)]
     assert sum(shard.result().stats.num_ok for shard in shards) == len(uris)
     stream.close()

@@ -144,7 +144,8 @@ class Resizer:
         """Resize up to the far corner of the window, which leaves every kept pixel as in a whole resize."""
         rows, columns = window.rows, window.columns
         needed = math.ceil((rows.end + self._support) * rows.scale) + self._support + 1
-        image = self._from_numpy(pixels[:needed]).permute(2, 0, 1).unsqueeze(0)
+        # As a batch before its axes are renamed: so torch sees that a pixel's colours lie together, and keeps them so.
+        image = self._from_numpy(pixels[:needed]).unsqueeze(0).permute(0, 3, 1, 2)
         size = [rows.end_beside(image.shape[2]), columns.end_beside(image.shape[3])]
         resized = self._kernel(image, size, False, 1 / rows.scale, 1 / columns.scale)
         kept: Pixels = resized[0, :, rows.start : rows.end, columns.start : columns.end].permute(1, 2, 0).numpy()

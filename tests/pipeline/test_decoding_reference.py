@@ -130,3 +130,11 @@ def test_skipping_what_the_crop_drops_changes_no_bit(width, height, geometry, in
     resizer = Resizer(Preprocess(resize=resize, crop=crop, interpolation=interpolation))
     got = resizer.from_array(pixels, pixels.shape[1::-1], 1)
     assert np.array_equal(got, expected)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (500, 375), (375, 500), (1000, 90)])
+def test_the_colours_of_a_pixel_lie_together(size):
+    """Else copying an image into its batch, where they do, costs more than resizing it."""
+    pixels = np.zeros((size[1], size[0], 3), np.uint8)
+    resized = Resizer(Preprocess()).from_array(pixels, size, 1)
+    assert resized.strides[1:] == (3, 1)
