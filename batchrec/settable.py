@@ -185,7 +185,14 @@ SETTINGS: tuple[Setting, ...] = (
         choices=EMBEDDINGS,
         default="off",
     ),
-    Setting("precision", "--precision", TEXT, "Class of arithmetic", choices=PRECISIONS, default="auto"),
+    Setting(
+        "precision",
+        "--precision",
+        TEXT,
+        "Class of arithmetic; int8 is calibrated on images of the manifest and refused where labels differ",
+        choices=PRECISIONS,
+        default="auto",
+    ),
     Setting(
         "decoding",
         "--decoding",
