@@ -113,7 +113,7 @@ def _report(
     return summary
 
 
-def prepare(store: Store, layout: Layout, job: Job, say: Callable[[str], None]) -> Job:
+def prepare(store: Store, layout: Layout, job: Job, say: Callable[[str], None] = lambda _: None) -> Job:
     """Prove that the folder can hold a job, make it this one's, and return it with the plan that stands."""
     probe(store)
     if job.precision != "int8":
