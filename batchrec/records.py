@@ -123,7 +123,7 @@ class WorkerFacts:
         trial: One printable line saying how the backend was chosen.
         start_s: Seconds from construction to ready.
         num_cores: Cores it may use.
-        num_fetching: Reads in flight at once.
+        num_fetching: Reads in flight at once, to begin with.
         num_decoding: Threads that decode.
         num_predicting: Forward passes at once.
     """

@@ -23,6 +23,8 @@ class ShardStats:
         written_bytes: Bytes of Parquet published.
         num_batches: Forward passes that held some of its images.
         fetch_s: Time in reads of images.
+        fetch_full_s: The same, each second by its share of the reads that were allowed at once: time in which a worker
+            read all it might.
         decode_s: Time in decoding and resizing.
         predict_s: Time in the model.
         write_s: Time in building and publishing the part.
@@ -34,6 +36,7 @@ class ShardStats:
     written_bytes: int = 0
     num_batches: int = 0
     fetch_s: float = 0.0
+    fetch_full_s: float = 0.0
     decode_s: float = 0.0
     predict_s: float = 0.0
     write_s: float = 0.0
@@ -61,6 +64,7 @@ class ShardStats:
             written_bytes=self.written_bytes + other.written_bytes,
             num_batches=self.num_batches + other.num_batches,
             fetch_s=self.fetch_s + other.fetch_s,
+            fetch_full_s=self.fetch_full_s + other.fetch_full_s,
             decode_s=self.decode_s + other.decode_s,
             predict_s=self.predict_s + other.predict_s,
             write_s=self.write_s + other.write_s,

@@ -78,7 +78,7 @@ class TerminalObserver:
             self._progress.update(progress.num_ok, progress.num_failed, progress.num_shards_done, bound_by)
 
     def _bound_by(self, stats: ShardStats) -> str:
-        kind = weigh(stats, self._span_s(), Threads.of(self._workers), on_gpu=self._on_gpu()).kind
+        kind = weigh(stats, self._span_s(), Threads.of(self._workers, stats), on_gpu=self._on_gpu()).kind
         return "" if kind == "unclear" else f"{kind}-bound"
 
     def _span_s(self) -> float:
@@ -103,7 +103,7 @@ class TerminalObserver:
             num_rows=self._num_rows,
             num_rows_before=self._num_done,
             span_s=self._span_s(),
-            threads=Threads.of(self._workers),
+            threads=Threads.of(self._workers, self._latest.stats),
             on_gpu=self._on_gpu(),
         ):
             self._progress.message(line)

@@ -67,7 +67,7 @@ def summarise(
         attempts_lost=counts.num_attempts_lost,
         exit_code=exit_code,
         verdict=verdict,
-        threads=Threads.of(counts.workers[: counts.num_workers]),
+        threads=Threads.of(counts.workers[: counts.num_workers], counts.stats),
         max_failure_rate=max_failure_rate,
     )
 

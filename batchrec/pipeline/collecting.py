@@ -102,15 +102,16 @@ class Collector:
         self._height = np.zeros(num_rows, np.int32)
         self._num_bytes = np.zeros(num_rows, np.int64)
         self._errors: dict[int, ImageError] = {}
-        self._fetch_s = self._decode_s = self._predict_s = 0.0
+        self._fetch_s = self._fetch_full_s = self._decode_s = self._predict_s = 0.0
         self._num_batches = 0
         self._first_row_at: float | None = None
 
-    def fetched(self, row: int, num_bytes: int, fetch_s: float) -> None:
-        """Note a fetch, successful (``num_bytes`` > 0) or not."""
+    def fetched(self, row: int, num_bytes: int, fetch_s: float, num_allowed: int = 1) -> None:
+        """Note a fetch, successful (``num_bytes`` > 0) or not, and how many were allowed at once."""
         with self._lock:
             self._num_bytes[row] = num_bytes
             self._fetch_s += fetch_s
+            self._fetch_full_s += fetch_s / num_allowed
             if self._first_row_at is None:
                 self._first_row_at = time.time() - fetch_s
 
@@ -173,6 +174,7 @@ class Collector:
             read_bytes=int(self._num_bytes.sum()),
             num_batches=self._num_batches,
             fetch_s=self._fetch_s,
+            fetch_full_s=self._fetch_full_s,
             decode_s=self._decode_s,
             predict_s=self._predict_s,
         )

@@ -191,10 +191,10 @@ class Stream:
         try:
             data = self._read(collector, row, room)
         except ImageError as error:
-            collector.fetched(row, 0, time.perf_counter() - began - room.waited_s)
+            collector.fetched(row, 0, time.perf_counter() - began - room.waited_s, self._reader.concurrency())
             self._fail(collector, row, error.bare(), room.num_bytes, 0.0)
         else:
-            collector.fetched(row, len(data), time.perf_counter() - began - room.waited_s)
+            collector.fetched(row, len(data), time.perf_counter() - began - room.waited_s, self._reader.concurrency())
             self._bench.put_image(FetchedImage(collector, row, data))
         finally:
             hand.lay_down()

@@ -34,10 +34,16 @@ class Threads:
     write: int = 1
 
     @classmethod
-    def of(cls, workers: Sequence[WorkerFacts]) -> Threads:
-        """Add up what workers said of themselves; each publishes up to two parts at once."""
+    def of(cls, workers: Sequence[WorkerFacts], stats: ShardStats) -> Threads:
+        """Add up what workers said of themselves; each publishes up to two parts at once.
+
+        How many reads were allowed at once changed while they read: their mean counts, as far as it is known.
+        """
+        fetch = sum(facts.num_fetching for facts in workers)
+        if stats.fetch_full_s > 0:
+            fetch = max(1, round(len(workers) * stats.fetch_s / stats.fetch_full_s))
         return cls(
-            fetch=sum(facts.num_fetching for facts in workers),
+            fetch=fetch,
             decode=sum(facts.num_decoding for facts in workers),
             predict=sum(facts.num_predicting for facts in workers),
             cores=sum(facts.num_cores for facts in workers),

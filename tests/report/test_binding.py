@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from batchrec.report.binding import Threads, weigh
 from batchrec.report.summary import binding
 from batchrec.stats import ShardStats
+from tests.engine.simulation import FACTS
 
 TWO_CORES = Threads(fetch=8, decode=2, predict=1, cores=2)
 GPU_NODE = Threads(fetch=32, decode=8, predict=1, cores=8)
@@ -28,6 +31,15 @@ def test_a_busy_decoder_on_busy_cores_wants_cores():
     it = found(predict_s=2.0, decode_s=15.0)
     assert it.sentence == "CPU-bound: decode 75 %, predict 20 %"
     assert it.advice == "more cores"
+
+
+def test_reads_are_held_against_as_many_as_were_allowed_while_they_ran():
+    workers = [replace(FACTS, num_fetching=32)] * 2
+    # Two workers that were busy for half of the time, one read in 64 each.
+    stats = ShardStats(num_ok=1_000, fetch_s=640, fetch_full_s=10)
+    assert Threads.of(workers, stats).fetch == 128
+    assert weigh(stats, 10.0, Threads.of(workers, stats), on_gpu=True).busy["fetch"] == 0.5
+    assert Threads.of(workers, ShardStats()).fetch == 64
 
 
 def test_reads_that_never_rest_while_cores_do_are_fetch_bound():
