@@ -83,6 +83,8 @@ def measure(job: Job, scratch: str, *, compare_backends: bool = False) -> Measur
     store = open_store(f"{scratch}/sample", job.spec.store)
     job = prepare(store, Layout(job.identity.job_id), job)
     work, placement = worker_job(job, store), job.placement
+    if job.spec.max_requests is not None:  # what a worker would soon be told of
+        work = replace(work, first_reads=max(1, job.spec.max_requests // placement.num_workers))
     num_asked = placement.num_threads * placement.num_workers
     cores = Cores(os.cpu_count() or 1, usable_cores(), busy_cores(num_asked))
     terms, num_images = _measure_terms(work, job, store, min(placement.num_threads, cores.num_usable))

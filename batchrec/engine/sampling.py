@@ -16,6 +16,7 @@ import numpy as np
 from batchrec.engine.worker import Worker, WorkerJob
 from batchrec.manifest.planning import Plan
 from batchrec.manifest.rows import RowReader
+from batchrec.manifest.sampling import require_uris
 from batchrec.records import Attempt, Shard, WorkerFacts
 
 #: How long a worker is watched, and how long where its batches are slow.
@@ -40,7 +41,12 @@ def spread(plan: Plan, num_rows: int) -> list[Shard]:
 
 
 def sample_uris(job: WorkerJob, plan: Plan, num_rows: int) -> list[str | None]:
-    """Return images from all over a manifest, in no order."""
+    """Return images from all over a manifest, in no order.
+
+    Raises:
+        ManifestError: The manifest holds the images itself.
+    """
+    require_uris(job.manifest)
     with closing(RowReader(job.manifest, job.store)) as reader:
         uris = [uri for shard in spread(plan, num_rows) for uri in reader.read(shard).uris]
     random.Random(0).shuffle(uris)

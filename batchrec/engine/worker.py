@@ -84,7 +84,10 @@ class WorkerJob:
 
 def open_reader(job: WorkerJob) -> ImageReader:
     """Return what fetches a job's images."""
-    return ImageReader(job.policy, job.store, job.limits.max_bytes)
+    reader = ImageReader(job.policy, job.store, job.limits.max_bytes)
+    if job.first_reads is not None:
+        reader.allow(job.first_reads)
+    return reader
 
 
 def open_decoder(job: WorkerJob) -> Decoder:
@@ -115,7 +118,7 @@ class Worker:
         self._reading = threading.Lock()
         self._stream: Stream | None = None
         self._reader: ImageReader | None = None
-        self._num_allowed = 0
+        self._num_allowed = job.first_reads or 0
         self._notes = Notes(f"{job.output} {job.job_id}")
         self._note = self._notes.open()
         self._hands = Hands(self._note)
@@ -135,8 +138,6 @@ class Worker:
         self._rows = RowReader(job.manifest, job.store, max_image_bytes=job.limits.max_bytes)
         backend, trial = open_model(replace(job, model=model_here(job.model, self._store)))
         reader = self._reader = open_reader(job)
-        if job.first_reads is not None:
-            self.allow(job.first_reads)
         self._stream = Stream(
             reader,
             open_decoder(job),

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from batchrec.errors import ErrorCode, ImageError, ManifestError
 from batchrec.manifest.definition import Manifest
 from batchrec.manifest.embedded import BATCH_BYTES
+from batchrec.manifest.planning import plan_shards
 from batchrec.manifest.rows import RowReader, Rows
+from batchrec.manifest.sampling import sampled_uris
 from batchrec.records import Shard
 from batchrec.spec import StoreOptions
 
@@ -119,3 +121,10 @@ def test_files_must_agree_on_where_the_images_are(write: Write, opened: Opened) 
     write({"image": pa.array([b"x"])}, "many/b.parquet")
     with pytest.raises(ManifestError, match="different columns"):
         opened(write({"image": structs(3)}, "many/c.parquet").parent)
+
+
+def test_no_sample_is_taken_of_images_inside_the_manifest(write: Write, opened: Opened) -> None:
+    manifest = opened(write({"image": structs(10)}))
+    with pytest.raises(ManifestError, match="no sample can be taken") as refused:
+        sampled_uris(manifest, plan_shards([10], 4, None), StoreOptions(), 5)
+    assert refused.value.found == "images in column 'image'"
