@@ -67,7 +67,7 @@ def whole_image_resized() -> None:
 
     def with_torch(resizer: Any, pixels: Pixels, window: Window) -> Pixels:
         rows, columns = window.rows, window.columns
-        image = resizer._from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
+        image = resizer._from_numpy(pixels).unsqueeze(0).permute(0, 3, 1, 2)
         whole = resizer._kernel(image, [rows.resized, columns.resized], False, None, None)
         kept: Pixels = whole[0, :, rows.start : rows.end, columns.start : columns.end].permute(1, 2, 0).numpy()
         return kept
