@@ -65,7 +65,7 @@ def _line(results: Results, program: str) -> str:
             cells += ["failed" if mine else "", "", ""]
             continue
         ratio = "" if program == OURS or OURS not in seconds else f"{seconds[OURS] / seconds[program]:.2f}"
-        cells += [f"{seconds[program]:.1f} s", ratio, f"{mine[0]['agreement']:.2%}"]
+        cells += [f"{seconds[program]:.1f} s", ratio, f"{100 * mine[0]['agreement']:.2f} %"]
     return f"| {' | '.join(cells)} |"
 
 

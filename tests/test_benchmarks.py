@@ -32,8 +32,8 @@ FIGURE = Figure("whole job, s", 10.0, "lower", "a machine", "2026-01-02T03:04:05
 
 def test_the_table_has_medians_ratios_and_agreement() -> None:
     lines = table(RESULTS).splitlines()
-    assert lines[-2] == "| batchrec | 42.0 s |  | 99.50% | 41.0 s |  | 99.50% |"
-    assert lines[-1] == "| Ray Data | 84.0 s | 0.50 | 100.00% | failed |  |  |"
+    assert lines[-2] == "| batchrec | 42.0 s |  | 99.50 % | 41.0 s |  | 99.50 % |"
+    assert lines[-1] == "| Ray Data | 84.0 s | 0.50 | 100.00 % | failed |  |  |"
 
 
 def test_the_picture_is_an_svg_with_a_bar_for_each_run_that_ended() -> None:
