@@ -99,6 +99,9 @@ class VirtualPool:
         """See :class:`batchrec.engine.pool.Pool`."""
         return dict(self._counts)
 
+    def allow(self, worker: int, num_reads: int) -> None:
+        """See :class:`batchrec.engine.pool.Pool`; nothing is read here."""
+
     def room(self) -> int:
         """See :class:`batchrec.engine.pool.Pool`."""
         return self.num_workers
