@@ -119,8 +119,6 @@ def open_backend(
         "embeddings": embeddings,
     }
     choice = _Choice(model, arguments, cache_dir, streams)
-    if precision == "int8" and backend == "auto":
-        return choice.open("openvino"), "openvino int8, which nothing else here computes in"
     if backend != "auto":
         return choice.open(backend), f"{backend} {precision}, as asked"
     return choice.open_fastest()
@@ -139,6 +137,8 @@ class _Choice:
         self._opened: dict[str, Backend] = {}
 
     def open_fastest(self) -> tuple[Backend, str]:
+        if self._arguments["precision"] == "int8":
+            return self.open("openvino"), "openvino int8, which nothing else here computes in"
         known = remember("trials", self._key(), self._try_all, folder=self._cache_dir)
         return self.open(known["winner"]), known["line"]
 
