@@ -191,7 +191,7 @@ def _seams() -> list[tuple[Any, str, Any]]:
     seams += [(each, "lock", nullcontext()) for each in lazy if hasattr(each, "lock")]
     seams += [(room, "open_store", _open_store) for room in (job, planning, worker)]
     seams += [(room, "probe", lambda store: None) for room in (job, worker)]
-    seams += [(room, "RowReader", lambda *parts: SimulatedRows()) for room in (job, worker)]
+    seams += [(room, "RowReader", lambda *parts, **limits: SimulatedRows()) for room in (job, worker)]
     seams += [(room, "read_table", _read_table) for room in (seal, verifying, reading)]
     seams += [(room, "table_sha256", _digest) for room in (seal, verifying, parts)]
     return seams
