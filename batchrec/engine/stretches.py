@@ -13,7 +13,7 @@ class Stretches:
     Neighbours in a manifest share row groups, which a worker keeps decoded, and where the manifest is sorted a prefix
     of the store, which only takes so many requests. So each worker goes through a stretch of neighbours of its
     own, in order, and the stretches lie scattered over the manifest, the same in every run. When no fresh one is left,
-    workers take from the ends of each other's.
+    workers help with each other's.
 
     Args:
         num_shards: Of the plan.
@@ -64,11 +64,11 @@ class Stretches:
         return own
 
     def _others(self) -> int | None:
-        """Take from the end of a stretch that somebody goes through, or left; each in turn."""
+        """Take the next of a stretch that somebody goes through, or left; each in turn."""
         while self._begun:
             worker, stretch = self._begun.popitem(last=False)
             if stretch:
-                shard = stretch.pop()
+                shard = stretch.popleft()
                 self._begun[worker] = stretch
                 return shard
         return None
