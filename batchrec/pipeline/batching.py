@@ -58,6 +58,15 @@ class Room:
 
 
 @dataclass(slots=True, eq=False)
+class Source:
+    """Rows of one shard that wait to be fetched; ``stays`` says that no other process may be asked to."""
+
+    collector: Collector
+    rows: range
+    stays: bool = False
+
+
+@dataclass(slots=True, eq=False)
 class Batch:
     """A slab of images for one forward pass.
 
@@ -101,7 +110,7 @@ class Workbench:
         self._work_ready = threading.Condition(lock)  # for who decodes, whether or not it predicts too
         self._batch_ready = threading.Condition(lock)  # for who only predicts: an image must not wake it
         self._lock = lock
-        self._sources: deque[tuple[Collector, int]] = deque()
+        self._sources: deque[Source] = deque()
         self._images: deque[FetchedImage] = deque()
         self._batches: deque[Batch] = deque()
         self._free_slabs: list[np.ndarray] = []
@@ -115,7 +124,7 @@ class Workbench:
     def add_shard(self, collector: Collector) -> None:
         """Queue a shard's rows behind those of earlier shards."""
         with self._lock:
-            self._sources.append((collector, 0))
+            self._sources.append(Source(collector, range(len(collector.uris))))
             self._rows_ready.notify()
 
     def next_row(self, *, again: bool = False) -> tuple[Collector, int] | None:
@@ -187,9 +196,8 @@ class Workbench:
     def place(self, image: FetchedImage, pixels: np.ndarray) -> None:
         """Copy a decoded image into the next slot, let its bytes go; the batch goes to the model once it is full."""
         with self._lock:
-            if self._open is None:
-                self._open = Batch(self._free_slabs.pop() if self._free_slabs else self._new_slab())
-            batch, slot = self._open, len(self._open.rows)
+            batch = self._open = self._open or self._new_batch()
+            slot = len(batch.rows)
             batch.rows.append((image.collector, image.row))
             if slot + 1 == len(batch.slab):
                 self._open = None
@@ -233,12 +241,13 @@ class Workbench:
         return has_room and bool(self._sources) and self._num_reads < self._max_reads()
 
     def _take_row(self) -> tuple[Collector, int]:
-        collector, row = self._sources.popleft()
-        if row + 1 < len(collector.uris) and not collector.future.done():
-            self._sources.appendleft((collector, row + 1))
+        source = self._sources[0]
+        row, source.rows = source.rows[0], source.rows[1:]
+        if not source.rows or source.collector.future.done():
+            self._sources.popleft()
         self._num_upstream += 1
         self._num_reads += 1
-        return collector, row
+        return source.collector, row
 
     def _fits(self, num_bytes: int) -> bool:
         return not self._held_bytes or self._held_bytes + num_bytes <= self._max_buffered_bytes
@@ -260,6 +269,9 @@ class Workbench:
             self._room_ready.notify_all()
         else:
             self._rows_ready.notify()
+
+    def _new_batch(self) -> Batch:
+        return Batch(self._free_slabs.pop() if self._free_slabs else self._new_slab())
 
     def _flush_if_idle(self) -> None:
         if self._open is not None and not self._sources and not self._num_upstream:

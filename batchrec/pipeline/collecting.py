@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -72,7 +72,7 @@ class Collector:
     Attributes:
         uris: As given.
         shard: As given.
-        apart: As given.
+        apart: As given; those that came under suspicion since are added.
         images: As given.
         future: Resolves with the last row, or with the error that ended the shard.
     """
@@ -84,7 +84,7 @@ class Collector:
         embedding: EmbeddingSpec | None = None,
         *,
         shard: int = -1,
-        apart: Container[int] = (),
+        apart: Collection[int] = (),
         images: Images | None = None,
     ) -> None:
         num_rows = len(uris)
@@ -126,10 +126,7 @@ class Collector:
         with self._lock:
             self._errors[row] = error
             self._decode_s += decode_s
-            self._num_missing -= 1
-            last = not self._num_missing
-        if last:
-            self._close()
+        self._end(1)
 
     def predicted(self, rows: list[int], scores: Scores, first_slot: int, predict_s: float) -> None:
         """Note the predictions in consecutive slots of one batch, one for each of ``rows``.
@@ -150,10 +147,7 @@ class Collector:
                 self._blank(row)
             self._predict_s += predict_s
             self._num_batches += 1
-            self._num_missing -= len(rows)
-            last = not self._num_missing
-        if last:
-            self._close()
+        self._end(len(rows))
 
     def _blank(self, row: int) -> None:
         self._errors[row] = ImageError(ErrorCode.PREDICTION_FAILED)
@@ -166,6 +160,14 @@ class Collector:
         with self._lock:
             if not self.future.done():
                 self.future.set_exception(error)
+
+    def _end(self, num_rows: int) -> None:
+        """Note that so many rows more have ended."""
+        with self._lock:
+            self._num_missing -= num_rows
+            last = not self._num_missing
+        if last:
+            self._close()
 
     def _close(self) -> None:
         stats = ShardStats(

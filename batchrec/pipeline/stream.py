@@ -13,17 +13,18 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from itertools import groupby
 from operator import itemgetter
 
 from batchrec.errors import ErrorCode, ImageError
 from batchrec.models.backends import Backend
-from batchrec.pipeline.batching import Batch, FetchedImage, Room, Workbench
+from batchrec.pipeline.batching import Batch, FetchedImage, Room
 from batchrec.pipeline.collecting import Collector, Images, ShardPredictions
 from batchrec.pipeline.decoding import Decoder, ImageFacts
 from batchrec.pipeline.hands import Hands
+from batchrec.pipeline.lending import LendingBench
 from batchrec.pipeline.resizing import Pixels
 from batchrec.records import EmbeddingSpec
 from batchrec.storage import ImageReader
@@ -66,7 +67,7 @@ class Stream:
         self._top_k, self._embedding = top_k, embedding
         self._under_way: set[Collector] = set()
         self._closed = False
-        self._bench = Workbench(
+        self._bench = LendingBench(
             backend.new_slab,
             max_buffered_bytes=max_buffered_bytes,
             max_ready_batches=backend.concurrency + 1,
@@ -74,6 +75,7 @@ class Stream:
         )
         self._count_lock = threading.Lock()
         self._num_ok, self._num_errors = 0, Counter[str]()
+        self._device_s = 0.0
         self._start_lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self.num_fetch_threads = 0
@@ -109,7 +111,7 @@ class Stream:
         uris: Sequence[str | None],
         *,
         shard: int = -1,
-        apart: Container[int] = (),
+        apart: Collection[int] = (),
         images: Images | None = None,
     ) -> Future[ShardPredictions]:
         """Queue one shard's images, in order; shards are taken in the order they are submitted.
@@ -121,12 +123,24 @@ class Stream:
             images: Asked first for each image; what it does not have is read by its URI.
         """
         collector = Collector(uris, self._top_k, self._embedding, shard=shard, apart=apart, images=images)
+        self._admit(collector)
+        return collector.future
+
+    def _admit(self, collector: Collector) -> None:
         self._under_way.add(collector)
         collector.future.add_done_callback(lambda _: self._under_way.discard(collector))
         self._bench.add_shard(collector)
         if self._closed:
             collector.abort(RuntimeError("the stream was closed"))
-        return collector.future
+
+    @property
+    def bench(self) -> LendingBench:
+        """Where others may take rows and put pixels down."""
+        return self._bench
+
+    def device_s(self) -> float:
+        """Return the seconds the model has been at work, over all forward passes that are through."""
+        return self._device_s
 
     def counts(self) -> tuple[int, Counter[str]]:
         """Return how many images have ended with a prediction, and how many without one by error code."""
@@ -212,9 +226,12 @@ class Stream:
             failed = error.bare()
         else:
             image.collector.decoded(image.row, facts, time.perf_counter() - began)
-            self._bench.place(image, pixels)
+            self._place(image, pixels)
             return
         self._fail(image.collector, image.row, failed, image.let_go(), time.perf_counter() - began)
+
+    def _place(self, image: FetchedImage, pixels: Pixels) -> None:
+        self._bench.place(image, pixels)
 
     def _decode_in_hand(self, image: FetchedImage) -> tuple[Pixels, ImageFacts]:
         hand, collector = self._hands.mine(), image.collector
@@ -245,12 +262,14 @@ class Stream:
         finally:
             hand.lay_down()
             self._bench.give_back(batch)
-        each_s = (time.perf_counter() - began) / len(batch.rows)
+        took_s = time.perf_counter() - began
+        each_s = took_s / len(batch.rows)
         num_ok = int(scores.are_numbers()[: len(batch.rows)].sum())
         with self._count_lock:
             self._num_ok += num_ok
             if num_ok < len(batch.rows):
                 self._num_errors[ErrorCode.PREDICTION_FAILED.value] += len(batch.rows) - num_ok
+            self._device_s += took_s
         slot = 0
         for collector, group in groupby(batch.rows, key=itemgetter(0)):
             rows = [row for _, row in group]
