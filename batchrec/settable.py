@@ -39,6 +39,10 @@ def _count_or_auto(text: str) -> int | None:
     return None if text == "auto" else int(text)
 
 
+def _count_auto_or_off(text: str) -> int | None:
+    return 0 if text == "off" else _count_or_auto(text)
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What a setting takes.
@@ -67,6 +71,14 @@ _FROM_ONE = {"minimum": 1, "maximum": 2**53 - 1}
 COUNT = Kind("a whole number", int, "N", ("integer",), _FROM_ONE)
 COUNT_OR_AUTO = Kind(
     "a whole number or auto", _count_or_auto, "VALUE", ("integer", "string"), _FROM_ONE, pattern="^auto$"
+)
+COUNT_AUTO_OR_OFF = Kind(
+    "a whole number, auto or off",
+    _count_auto_or_off,
+    "VALUE",
+    ("integer", "string"),
+    _FROM_ONE | {"minimum": 0},
+    pattern="^(auto|off)$",
 )
 SHARE = Kind("a number", float, "X", ("number",), {"minimum": 0, "maximum": 1})
 TIME = Kind(
@@ -211,6 +223,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("backend", "--backend", TEXT, "What runs the model", choices=BACKENDS, default="auto"),
     Setting("workers", "--workers", COUNT, "Number of workers; one for each device otherwise"),
     Setting("cores_per_worker", "--cores-per-worker", COUNT, "Cores each worker gets; about eight otherwise"),
+    Setting(
+        "decode_helpers",
+        "--decode-helpers",
+        COUNT_AUTO_OR_OFF,
+        "Processes on free cores that decode for a starved GPU worker: most of them for each, auto or off",
+    ),
     Setting("batch_size", "--batch-size", COUNT_OR_AUTO, "Images of one forward pass, or auto"),
     Setting("rows_per_shard", "--rows-per-shard", COUNT, "Rows of one part, for a job not begun yet"),
     Setting("max_requests", "--max-requests", COUNT, "Images read at once by all workers together"),

@@ -74,6 +74,7 @@ class JobSpec:
         backend: ``auto`` or the name of one.
         workers: Number of workers; as many as there is room for when None.
         cores_per_worker: Cores each worker gets; chosen for the machines when None.
+        decode_helpers: Most decode helpers of one worker; none for 0, as many as there is room for when None.
         batch_size: Images of one forward pass; chosen for the device when None.
         rows_per_shard: Overrides the plan's own size, for a job not yet planned.
         max_requests: Images read at once by all workers together; as many as bring more when None.
@@ -111,6 +112,7 @@ class JobSpec:
     backend: str = "auto"
     workers: int | None = None
     cores_per_worker: int | None = None
+    decode_helpers: int | None = None
     batch_size: int | None = None
     rows_per_shard: int | None = None
     max_requests: int | None = None
@@ -182,6 +184,8 @@ def _faults(spec: JobSpec) -> list[str]:
         faults.append(f"max_requests is {spec.max_requests}, too few for {spec.workers} workers to read one image each")
     if spec.precision == "int8" and spec.backend not in ("auto", "openvino"):
         faults.append(f"backend is {spec.backend!r}, and only openvino computes in int8")
+    if spec.decode_helpers is not None and spec.decode_helpers < 0:
+        faults.append(f"decode_helpers is {spec.decode_helpers}, must not be negative")
     if not 0 <= spec.max_failure_rate <= 1:
         faults.append(f"max_failure_rate is {spec.max_failure_rate}, must be from 0 to 1")
     times = {

@@ -81,7 +81,7 @@ class RunProgress:
         num_shards_done: Shards it published.
         stats: Sum over its published attempts.
         shards: Shards of the job by state: ``pending``, ``in_flight``, ``done``, ``abandoned``.
-        workers: Workers by state: ``wanted``, ``ready``.
+        workers: Workers by state: ``wanted``, ``ready``; and ``helpers``, which decode for them.
         attempts: Attempts of this run by what became of them: ``published``, ``failed``, ``lost``.
         fill: How full the workers' queues are on average, from 0 to 1, by name.
     """

@@ -33,7 +33,7 @@ class SleepingWorker:
     shard_s: float
     num_ok: int = 0
 
-    def start(self) -> WorkerFacts:
+    def start(self, help_pool: object = None) -> WorkerFacts:
         return WorkerFacts("host", 1, "cpu", "none", "fp32", 1, "no model", 0.0)
 
     def run(self, attempt: Attempt) -> ShardResult:

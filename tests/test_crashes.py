@@ -59,7 +59,7 @@ class ModelFreeWorker:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def start(self) -> WorkerFacts:
+    def start(self, help_pool: object = None) -> WorkerFacts:
         return WorkerFacts("host", 1, "cpu", "null", "fp32", 1, "no model", 0.0)
 
     def run(self, attempt: Attempt) -> ShardResult:

@@ -240,6 +240,7 @@ class Coordinator:
     def _tell(self) -> None:
         live = self._pool.live_counts()
         num_ok, num_failed = self.counts.rows(live)
+        num_helpers = sum(each.num_helpers for each in live.values())
         counts = self.counts
         self._observer.tick(
             RunProgress(
@@ -248,7 +249,7 @@ class Coordinator:
                 num_shards_done=counts.num_published,
                 stats=counts.stats,
                 shards={state.name.lower(): self._ledger.count(state) for state in ShardState},
-                workers={"wanted": self._num_wanted, "ready": len(self._ready)},
+                workers={"wanted": self._num_wanted, "ready": len(self._ready), "helpers": num_helpers},
                 attempts={
                     "published": counts.num_published,
                     "failed": counts.num_attempts_failed,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -111,6 +112,21 @@ def bound_identity(store: Store) -> Identity | None:
         return Identity(_record(store, store.read(OUTPUT_KEY))["identity"])
     except KeyMissing:
         return None
+
+
+def require_same_output(store: Store, job_id: str) -> None:
+    """Refuse a folder that is not the coordinator's: a local path means another disk on another machine.
+
+    Raises:
+        OutputError: It is no job's, or another's.
+    """
+    standing = bound_identity(store)
+    if standing is None or standing.job_id != job_id:
+        raise OutputError(
+            f"{store.url} on {socket.gethostname()} is not the folder the coordinator prepared",
+            found="no job" if standing is None else f"job {standing.job_id[:12]}",
+            advice="use an output all nodes share: s3://, or a folder on a shared filesystem",
+        )
 
 
 def refuse_foreign_content(store: Store) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
+from batchrec.engine.help_pool import HelpPool
 from batchrec.engine.pool import (
     AttemptFailed,
     AttemptPublished,
@@ -22,7 +23,7 @@ from batchrec.records import Attempt, ShardResult, WorkerFacts
 class Runner(Protocol):
     """What a pool asks of a worker; see :class:`batchrec.engine.worker.Worker`."""
 
-    def start(self) -> WorkerFacts: ...
+    def start(self, help_pool: HelpPool | None = None) -> WorkerFacts: ...
     def run(self, attempt: Attempt) -> ShardResult: ...
     def live_counts(self) -> LiveCounts: ...
     def allow(self, num_reads: int) -> None: ...

@@ -74,6 +74,7 @@ class LiveCounts:
         num_errors: ``num_failed`` by error code.
         num_allowed: Reads of images it takes to be allowed at once; 0 where nobody told it.
         num_reading: Those under way.
+        num_helpers: Decode helpers at work for it.
     """
 
     num_ok: int = 0
@@ -83,6 +84,7 @@ class LiveCounts:
     num_errors: Mapping[str, int] = field(default_factory=dict)
     num_allowed: int = 0
     num_reading: int = 0
+    num_helpers: int = 0
 
 
 class Pool(Protocol):

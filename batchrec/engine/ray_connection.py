@@ -30,10 +30,15 @@ _HEAD = "node:__internal_head__"
 
 
 @contextmanager
-def own_ray(num_cpus: int) -> Iterator[None]:
-    """Use a Ray of the run's own, started for it and stopped after it."""
+def own_ray(num_cpus: int, slabs_bytes: int = 0) -> Iterator[None]:
+    """Use a Ray of the run's own, started for it and stopped after it.
+
+    Args:
+        num_cpus: Cores it may give away.
+        slabs_bytes: What decode helpers may have under way in its object store.
+    """
     before = {name: os.environ.get(name) for name in _LOCAL_ENVIRONMENT}
-    start_local_ray(num_cpus)
+    start_local_ray(num_cpus, slabs_bytes)
     try:
         yield
     finally:
@@ -43,7 +48,7 @@ def own_ray(num_cpus: int) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def start_local_ray(num_cpus: int) -> None:
+def start_local_ray(num_cpus: int, slabs_bytes: int = 0) -> None:
     """Start a Ray of this process's own on this machine, whatever RAY_ADDRESS says."""
     os.environ.update(_LOCAL_ENVIRONMENT)
     with _own_signals():
@@ -51,7 +56,7 @@ def start_local_ray(num_cpus: int) -> None:
             address="local",
             num_cpus=num_cpus,
             include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
+            object_store_memory=_OBJECT_STORE_BYTES + slabs_bytes,
             configure_logging=False,
             log_to_driver=True,
         )

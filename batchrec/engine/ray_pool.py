@@ -26,6 +26,7 @@ from batchrec.engine.pool import (
     WorkerReady,
 )
 from batchrec.engine.ray_connection import cluster_nodes, num_pending_nodes
+from batchrec.engine.ray_help import RayHelp
 from batchrec.errors import ClusterLost
 from batchrec.records import Attempt
 
@@ -191,10 +192,15 @@ class RayPool:
             ready, _ = ray.wait(list(self._counting), num_returns=len(self._counting), timeout=0)
             for reference in ready:
                 self._take_counts(self._counting.pop(reference), reference)
-        asked = set(self._counting.values())
+        asked, alone = set(self._counting.values()), self._waits_for_cores()
         for number, actor in self._actors.items():
             if actor.node_id is not None and number not in asked:
-                self._counting[actor.handle.live_counts.remote()] = number
+                self._counting[actor.handle.live_counts.remote(alone)] = number
+
+    def _waits_for_cores(self) -> bool:
+        """Tell whether a worker is starting for which there is room: decode helpers must not hold its cores."""
+        starting = any(actor.node_id is None for actor in self._actors.values())
+        return starting and self.room() >= len(self._actors)
 
     def _take_counts(self, number: int, reference: Any) -> None:
         try:
@@ -208,15 +214,16 @@ class _WorkerActor:
 
     def __init__(self, make_worker: Callable[[], Runner]) -> None:
         os.dup2(2, 1)  # what a library prints must not get between the lines of our own stdout
-        self._worker = make_worker()
+        self._worker, self._help = make_worker(), RayHelp()
 
     def start(self) -> tuple[Any, str]:
-        return self._worker.start(), ray.get_runtime_context().get_node_id()
+        return self._worker.start(self._help), ray.get_runtime_context().get_node_id()
 
     def run(self, attempt: Attempt) -> Any:
         return self._worker.run(attempt)
 
-    def live_counts(self) -> LiveCounts:
+    def live_counts(self, alone: bool) -> LiveCounts:
+        self._help.yields = alone
         return self._worker.live_counts()
 
     def allow(self, num_reads: int) -> None:

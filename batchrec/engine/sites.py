@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-from batchrec.engine.devices import Placement, place, place_here
+from batchrec.engine.devices import Placement, available_cores, place, place_here
+from batchrec.engine.help_pool import LOTS_PER_HELPER, SLAB_BYTES
 from batchrec.engine.inline_pool import InlinePool, Runner
 from batchrec.engine.pool import Pool
 from batchrec.spec import JobSpec
@@ -59,7 +60,10 @@ class OwnRay:
         from batchrec.engine.ray_connection import missing_of_own_ray, own_ray
         from batchrec.engine.ray_pool import RayPool
 
-        with own_ray(num_cpus=placement.num_threads * placement.num_workers):
+        # Cores the workers leave free are there for decode helpers.
+        num_cores = placement.num_threads * placement.num_workers
+        num_free = max(0, available_cores() - num_cores) if placement.device != "cpu" else 0
+        with own_ray(max(available_cores(), num_cores), num_free * LOTS_PER_HELPER * SLAB_BYTES):
             yield RayPool(make_worker, placement, missing=missing_of_own_ray)
 
 

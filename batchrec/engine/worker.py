@@ -9,10 +9,15 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
-from batchrec.engine.identity import bound_identity
+from batchrec.engine.decode_helper import DecodeHelper
+from batchrec.engine.help_pool import HelpPool
+from batchrec.engine.helping import Helping
+from batchrec.engine.identity import require_same_output
 from batchrec.engine.pool import LiveCounts
-from batchrec.errors import CODES, AccessError, AccessLost, ErrorCode, OutputError
+from batchrec.engine.systemic import refuse_systemic
+from batchrec.errors import AccessError, AccessLost
 from batchrec.manifest.definition import Manifest
 from batchrec.manifest.rows import RowReader, Rows
 from batchrec.models.backends import Backend, open_backend
@@ -29,12 +34,7 @@ from batchrec.pipeline.noting import Notes
 from batchrec.pipeline.stream import Stream
 from batchrec.records import Attempt, EmbeddingSpec, ShardResult, WorkerFacts
 from batchrec.spec import DECODE_WITHIN_S, ImageLimits, StoreOptions
-from batchrec.storage import ImageReader, Store, UriPolicy, open_store, probe
-
-#: A shard with this share of rows under systemic codes, or with any expired credentials, is not published.
-_SYSTEMIC_SHARE = 0.5
-#: ... unless it has fewer such rows than this: one denied image must not hold up a job for good.
-_SYSTEMIC_ROWS = 8
+from batchrec.storage import ImageReader, UriPolicy, open_store, probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,7 @@ class WorkerJob:
         num_threads: Cores this worker may use.
         embedding: What is kept of each image's embedding.
         decode_within_s: Seconds one image may take to decode.
+        decode_helpers: Most decode helpers of one worker; as many as there is room for when None.
         shrink_to: Pixels of either side to which JPEGs may be shrunk while they are decoded; never when None.
         first_reads: Images it may read at once before it is told of more; as many as it likes when None.
         facts: What goes into each part's footer, for people.
@@ -77,6 +78,7 @@ class WorkerJob:
     num_threads: int
     embedding: EmbeddingSpec | None = None
     decode_within_s: float = DECODE_WITHIN_S
+    decode_helpers: int | None = None
     shrink_to: int | None = None
     first_reads: int | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
@@ -119,13 +121,17 @@ class Worker:
         self._stream: Stream | None = None
         self._reader: ImageReader | None = None
         self._num_allowed = job.first_reads or 0
+        self._helping: Helping | None = None
         self._notes = Notes(f"{job.output} {job.job_id}")
         self._note = self._notes.open()
         self._hands = Hands(self._note)
         self._apart = IsolatedReader(job.limits, job.decode_within_s, job.shrink_to)
 
-    def start(self) -> WorkerFacts:
+    def start(self, help_pool: HelpPool | None = None) -> WorkerFacts:
         """Load the model, prove the store takes conditional puts from here, and get ready.
+
+        Args:
+            help_pool: Where decode helpers come from, should the device starve; None where there are none.
 
         Raises:
             Refused: The model or the store cannot be used from this machine.
@@ -133,10 +139,10 @@ class Worker:
         began = time.monotonic()
         job = self._job
         self._store = open_store(job.output, job.store)
-        _require_same_output(self._store, job.job_id)
+        require_same_output(self._store, job.job_id)
         probe(self._store)
         self._rows = RowReader(job.manifest, job.store, max_image_bytes=job.limits.max_bytes)
-        backend, trial = open_model(replace(job, model=model_here(job.model, self._store)))
+        backend, trial = self._open_model()
         reader = self._reader = open_reader(job)
         self._stream = Stream(
             reader,
@@ -148,6 +154,9 @@ class Worker:
             decoder_apart=Decoder(job.model.preprocess, job.limits, self._apart.read),
             hands=self._hands,
         )
+        # A model on the CPU has a use for every core itself; a bound on all reads together does not count helpers'.
+        if help_pool is not None and job.decode_helpers != 0 and backend.device != "cpu" and job.first_reads is None:
+            self._helping = self._open_helping(help_pool, backend.concurrency)
         self._facts = {
             **job.facts,
             "backend": backend.name,
@@ -168,6 +177,23 @@ class Worker:
             num_fetching=reader.concurrency(),
             num_decoding=job.num_threads,
             num_predicting=backend.concurrency,
+        )
+
+    def _open_model(self) -> tuple[Backend, str]:
+        return open_model(replace(self._job, model=model_here(self._job.model, self._store)))
+
+    def _open_helping(self, help_pool: HelpPool, concurrency: int) -> Helping:
+        assert self._stream is not None, "helpers take its rows"
+        job = self._job
+        return Helping(
+            self._stream,
+            help_pool,
+            partial(DecodeHelper, job, open_reader, open_decoder),
+            num_cores=job.num_threads,
+            concurrency=concurrency,
+            row_bytes=3 * job.model.preprocess.crop**2,
+            most=job.decode_helpers,
+            decode_within_s=job.decode_within_s,
         )
 
     def run(self, attempt: Attempt) -> ShardResult:
@@ -192,7 +218,7 @@ class Worker:
         with hand.at("read", shard), self._reading:
             rows = self._rows.read(attempt.shard)
         predictions = self._predict(attempt, rows)
-        _refuse_systemic(predictions)
+        refuse_systemic(predictions)
         with hand.at("write", shard):
             return self._publish(attempt, rows, predictions)
 
@@ -202,8 +228,7 @@ class Worker:
         shard, num_rows = attempt.shard.index, attempt.shard.num_rows
         suspects = range(num_rows) if attempt.isolated else self._notes.suspects(shard, num_rows)
         predictions = self._stream.submit(rows.uris, shard=shard, apart=suspects, images=rows.images).result()
-        if suspects:
-            self._apart.rest()
+        self._apart.rest()  # more rows may have come under suspicion meanwhile
         return predictions
 
     def _publish(self, attempt: Attempt, rows: Rows, predictions: ShardPredictions) -> ShardResult:
@@ -243,6 +268,7 @@ class Worker:
             num_errors=num_errors,
             num_allowed=self._num_allowed,  # before what is under way: no read begins by an earlier word after this one
             num_reading=self._stream.num_reading(),
+            num_helpers=self._helping.num_helpers() if self._helping is not None else 0,
         )
 
     def allow(self, num_reads: int) -> None:
@@ -253,6 +279,8 @@ class Worker:
 
     def close(self) -> None:
         """Stop the stream's threads; shards in flight are given up."""
+        if self._helping is not None:
+            self._helping.close()
         self._apart.close()
         if self._stream is not None:
             self._stream.close()
@@ -261,27 +289,3 @@ class Worker:
         self._note.close()
         if self._reader is not None:
             self._reader.close()
-
-
-def _require_same_output(store: Store, job_id: str) -> None:
-    """Refuse a folder that is not the coordinator's: a local path means another disk on another machine."""
-    standing = bound_identity(store)
-    if standing is None or standing.job_id != job_id:
-        raise OutputError(
-            f"{store.url} on {socket.gethostname()} is not the folder the coordinator prepared",
-            found="no job" if standing is None else f"job {standing.job_id[:12]}",
-            advice="use an output all nodes share: s3://, or a folder on a shared filesystem",
-        )
-
-
-def _refuse_systemic(predictions: ShardPredictions) -> None:
-    """Refuse to publish rows that would only say that the run lost its access."""
-    systemic = [error for error in predictions.errors.values() if CODES[error.code].systemic]
-    expired = [error for error in systemic if error.code == ErrorCode.CREDENTIALS_EXPIRED]
-    if expired or len(systemic) >= max(_SYSTEMIC_ROWS, _SYSTEMIC_SHARE * predictions.stats.num_rows):
-        example = (expired or systemic)[0]
-        raise AccessLost(
-            f"{len(systemic)} of {predictions.stats.num_rows} images of a shard could not be had: {example.code}",
-            found=example.detail,
-            advice=f"{CODES[example.code].advice}; the same command resumes",
-        )

@@ -4,7 +4,7 @@
     batchrec_bytes_total{job_id, direction}        counter   read, written
     batchrec_attempts_total{job_id, reason}        counter   published, failed, lost
     batchrec_stage_seconds_total{job_id, stage}    counter   thread-seconds in fetch, decode, predict, write
-    batchrec_workers{job_id, state}                gauge     wanted, ready
+    batchrec_workers{job_id, state}                gauge     wanted, ready; and decode helpers
     batchrec_shards{job_id, state}                 gauge     pending, in_flight, done, abandoned
     batchrec_queue_fill{job_id, queue}             gauge     0 to 1, mean over the workers: images, batches
 

@@ -34,7 +34,7 @@ class NullWorker:
     num_ok: int = 0
     num_allowed: int = 0
 
-    def start(self) -> WorkerFacts:
+    def start(self, help_pool: object = None) -> WorkerFacts:
         if self.refuses_to_start:
             raise ManifestError("the manifest is gone", advice="bring it back")
         return WorkerFacts("host", os.getpid(), "cpu", "null", "fp32", 1, "no model", 0.0)
