@@ -22,7 +22,7 @@ from batchrec.engine.measuring import (
 )
 from batchrec.engine.sampling import run_sample, sample_uris, spread
 from batchrec.engine.scratch import scratch_beside
-from batchrec.engine.worker import WorkerJob, open_decoder, open_model, open_reader
+from batchrec.engine.worker_job import WorkerJob, open_decoder, open_model, open_reader
 from batchrec.errors import ModelError, Refused
 from batchrec.job import prepare, run_job, worker_job
 from batchrec.learning.drawing import draw_archive

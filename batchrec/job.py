@@ -27,7 +27,8 @@ from batchrec.engine.sites import Site
 from batchrec.engine.stalling import StallWatch
 from batchrec.engine.summing import summarise
 from batchrec.engine.telling import Journal, Quiet
-from batchrec.engine.worker import Worker, WorkerJob
+from batchrec.engine.worker import Worker
+from batchrec.engine.worker_job import WorkerJob
 from batchrec.errors import ErrorCode
 from batchrec.manifest.rows import RowReader
 from batchrec.models.bundle import ModelSpec

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from batchrec.engine.identity import require_same_output
+from batchrec.engine.worker_job import WorkerJob
 from batchrec.pipeline.decoding import Decoder
 from batchrec.pipeline.feeding import Feed
 from batchrec.pipeline.hands import Hands
 from batchrec.pipeline.lending import Slab
 from batchrec.records import InHand
 from batchrec.storage import ImageReader, open_store
-
-if TYPE_CHECKING:
-    from batchrec.engine.worker import WorkerJob
 
 
 class DecodeHelper:

@@ -12,7 +12,7 @@ from itertools import chain, cycle
 
 import numpy as np
 
-from batchrec.engine.worker import WorkerJob
+from batchrec.engine.worker_job import WorkerJob
 from batchrec.errors import CODES, ImageError, Refused
 from batchrec.manifest.rows import Rows
 from batchrec.models.backends import Backend

@@ -13,7 +13,8 @@ from itertools import count, cycle
 
 import numpy as np
 
-from batchrec.engine.worker import Worker, WorkerJob
+from batchrec.engine.worker import Worker
+from batchrec.engine.worker_job import WorkerJob
 from batchrec.manifest.planning import Plan
 from batchrec.manifest.rows import RowReader
 from batchrec.manifest.sampling import require_uris

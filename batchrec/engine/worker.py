@@ -7,8 +7,7 @@ import platform
 import socket
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 from batchrec.engine.decode_helper import DecodeHelper
@@ -17,98 +16,22 @@ from batchrec.engine.helping import Helping
 from batchrec.engine.identity import require_same_output
 from batchrec.engine.pool import LiveCounts
 from batchrec.engine.systemic import refuse_systemic
+from batchrec.engine.worker_job import WorkerJob, open_decoder, open_model, open_reader
 from batchrec.errors import AccessError, AccessLost
-from batchrec.manifest.definition import Manifest
 from batchrec.manifest.rows import RowReader, Rows
-from batchrec.models.backends import Backend, open_backend
-from batchrec.models.bundle import ModelSpec
+from batchrec.models.backends import Backend
 from batchrec.models.carrying import model_here
 from batchrec.output.layout import Layout
 from batchrec.output.parts import encode_part, publish_part
 from batchrec.output.rows import prediction_rows
 from batchrec.pipeline.collecting import ShardPredictions
-from batchrec.pipeline.decoding import Decoder, PictureReader
+from batchrec.pipeline.decoding import Decoder
 from batchrec.pipeline.hands import Hands
 from batchrec.pipeline.isolating import IsolatedReader
 from batchrec.pipeline.noting import Notes
 from batchrec.pipeline.stream import Stream
-from batchrec.records import Attempt, EmbeddingSpec, ShardResult, WorkerFacts
-from batchrec.spec import DECODE_WITHIN_S, ImageLimits, StoreOptions
-from batchrec.storage import ImageReader, UriPolicy, open_store, probe
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerJob:
-    """Everything a worker needs to know of the job; small and picklable.
-
-    Attributes:
-        job_id: The job.
-        output: URL of the output folder.
-        store: How to reach object stores.
-        manifest: Where the rows are.
-        policy: Where images may lie.
-        limits: What is refused before decoding.
-        model: What to run.
-        precision: Class of arithmetic, resolved by the coordinator.
-        device: ``cpu`` or ``cuda``.
-        backend: ``auto`` or the name of one.
-        batch_size: Images of one forward pass; chosen for the device when None.
-        top_k: Labels kept for each image.
-        num_threads: Cores this worker may use.
-        embedding: What is kept of each image's embedding.
-        decode_within_s: Seconds one image may take to decode.
-        decode_helpers: Most decode helpers of one worker; as many as there is room for when None.
-        shrink_to: Pixels of either side to which JPEGs may be shrunk while they are decoded; never when None.
-        first_reads: Images it may read at once before it is told of more; as many as it likes when None.
-        facts: What goes into each part's footer, for people.
-    """
-
-    job_id: str
-    output: str
-    store: StoreOptions
-    manifest: Manifest
-    policy: UriPolicy
-    limits: ImageLimits
-    model: ModelSpec
-    precision: str
-    device: str
-    backend: str
-    batch_size: int | None
-    top_k: int
-    num_threads: int
-    embedding: EmbeddingSpec | None = None
-    decode_within_s: float = DECODE_WITHIN_S
-    decode_helpers: int | None = None
-    shrink_to: int | None = None
-    first_reads: int | None = None
-    facts: Mapping[str, object] = field(default_factory=dict)
-
-
-def open_reader(job: WorkerJob) -> ImageReader:
-    """Return what fetches a job's images."""
-    reader = ImageReader(job.policy, job.store, job.limits.max_bytes)
-    if job.first_reads is not None:
-        reader.allow(job.first_reads)
-    return reader
-
-
-def open_decoder(job: WorkerJob) -> Decoder:
-    """Return what decodes them in this process."""
-    return Decoder(job.model.preprocess, job.limits, PictureReader(job.limits, job.shrink_to).read)
-
-
-def open_model(job: WorkerJob) -> tuple[Backend, str]:
-    """Return what runs its model, and one printable line saying how that was chosen."""
-    return open_backend(
-        job.model,
-        precision=job.precision,
-        device=job.device,
-        backend=job.backend,
-        batch_size=job.batch_size,
-        num_threads=job.num_threads,
-        top_k=job.top_k,
-        embeddings=job.embedding is not None,
-    )
+from batchrec.records import Attempt, ShardResult, WorkerFacts
+from batchrec.storage import ImageReader, open_store, probe
 
 
 class Worker:

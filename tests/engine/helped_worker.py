@@ -20,7 +20,7 @@ from batchrec.engine.help_pool import HelpPool
 from batchrec.engine.helping import Helping
 from batchrec.engine.inline_pool import InlinePool, Runner
 from batchrec.engine.pool import Pool
-from batchrec.engine.worker import open_decoder
+from batchrec.engine.worker_job import open_decoder
 from batchrec.models.backends import Backend, Scores
 from batchrec.pipeline.decoding import Decoder
 from batchrec.pipeline.stream import Stream

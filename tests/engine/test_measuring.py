@@ -21,7 +21,7 @@ from batchrec.engine.measuring import (
     measure_write,
 )
 from batchrec.engine.sampling import run_sample, sample_uris, spread, steady_rate
-from batchrec.engine.worker import WorkerJob, open_decoder, open_model, open_reader
+from batchrec.engine.worker_job import WorkerJob, open_decoder, open_model, open_reader
 from batchrec.errors import Refused
 from batchrec.job import worker_job
 from batchrec.manifest.planning import plan_shards
