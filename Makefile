@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SEEDS ?= 100000
+# Each process of tests takes up to 3 GB, and starts its own Ray.
+TEST_PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest
 
 .PHONY: demo test test-cluster test-slow test-gpu soak mutants check lint types layers clean
@@ -21,7 +23,7 @@ demo: $(INSTALLED)  ## draw a sample archive and recognise it with the bundled m
 	$(BIN)/batchrec verify .demo/out
 
 test: $(INSTALLED)  ## the tests of every push
-	$(PYTEST)
+	$(PYTEST) -n $(TEST_PROCESSES) --dist loadfile
 
 test-cluster: $(INSTALLED)  ## real Rays, one of four raylets with token authentication, killed and stopped while they work
 	$(PYTEST) -m cluster

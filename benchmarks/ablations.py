@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import batchrec
-from batchrec.engine import sites, worker
+from batchrec.engine import sites, worker_job
 from batchrec.engine.inline_pool import InlinePool
 from batchrec.learning.drawing import draw_archive
 from batchrec.models.backends import open_backend
@@ -44,7 +44,7 @@ def swap(room: object, name: str, stand_in: object) -> None:
 
 def one_stream() -> None:
     """Run one forward pass at a time, with all threads inside it."""
-    swap(worker, "open_backend", partial(open_backend, streams=1))
+    swap(worker_job, "open_backend", partial(open_backend, streams=1))
 
 
 def threads_of_their_own() -> None:

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import batchrec
-from batchrec.engine import worker
+from batchrec.engine import worker_job
 from batchrec.learning.drawing import draw_archive
 from batchrec.models.backends import Scores
 from batchrec.models.bundle import ModelSpec
@@ -71,7 +71,7 @@ def write_manifest(archive: Path, num_rows: int) -> Path:
 
 def measure(archive: Path, num_rows: int, num_threads: int) -> dict[str, float]:
     """Run jobs of this length in this process and return the medians of what they took."""
-    worker.open_backend = open_null  # type: ignore[assignment]
+    worker_job.open_backend = open_null  # type: ignore[assignment]
     manifest, found = write_manifest(archive, num_rows), []
     for number in range(1 + max(1, ROWS_OF_A_LENGTH // num_rows)):
         output = archive / f"out-{num_rows}-{number}"

@@ -134,7 +134,7 @@ def prepare_retry(
         if pending is not None:
             return _ready(whole, pending.record, rows, changes, resumed=True)
         record = _new_record(parent, children, codes, texts, target)
-        if add_record(parent.store, parent.layout, record):
+        if record is not None and add_record(parent.store, parent.layout, record):
             return _ready(whole, record, rows, changes, resumed=False)
     raise StorageLost(
         f"no retry could be recorded in {parent.store.url}",
@@ -192,11 +192,14 @@ def _positions(errors: Any, parent: _Parent) -> npt.NDArray[np.int64]:
 
 def _new_record(
     parent: Output, children: Sequence[Child], codes: Sequence[str], texts: Mapping[str, str], target: str | None
-) -> ChildRecord:
+) -> ChildRecord | None:
+    """Return the record of a new retry; None if another was begun since the children were looked at."""
     number = 1 + max((child.record.number for child in children), default=0)
     store = open_store(target or _beside(parent.store.url, number), parent.options)
     refuse_foreign_content(store)
     if taken := [key for key in (OUTPUT_KEY, ORIGIN_KEY) if stands(store, key)]:
+        if len(children_of(parent)) > len(children):
+            return None
         raise OutputError(
             f"{store.url} is another job's folder", found=taken[0], advice="name a new folder for the retry with -o"
         )

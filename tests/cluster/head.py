@@ -137,7 +137,8 @@ class RayHead:
 
     def _wait(self) -> None:
         request = urllib.request.Request(f"{self.url}/api/version", headers={"Authorization": f"Bearer {TOKEN}"})
-        for _ in range(300):
+        give_up_at = time.monotonic() + 180
+        while time.monotonic() < give_up_at:
             assert self._process is not None
             if self._process.poll() is not None:
                 break

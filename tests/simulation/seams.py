@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from batchrec import job, planning
-from batchrec.engine import claims, coordinator, ledger, stalling, telling, worker
+from batchrec.engine import claims, coordinator, ledger, stalling, telling, worker, worker_job
 from batchrec.manifest.planning import Plan
 from batchrec.output import parts, reading, seal, tables, verifying
 from batchrec.output.digest import table_sha256
@@ -178,10 +178,10 @@ def _seams() -> list[tuple[Any, str, Any]]:
         (worker, "prediction_rows", _prediction_rows),
         (worker, "encode_part", _encode_part),
         (worker, "model_here", lambda model, store: model),
-        (worker, "open_backend", lambda model, **options: (BACKEND, "no model")),
+        (worker_job, "open_backend", lambda model, **options: (BACKEND, "no model")),
         (worker, "Stream", lambda *parts, **options: SimulatedStream(current())),
-        (worker, "ImageReader", lambda *options: SimpleNamespace(concurrency=lambda: 1)),
-        (worker, "Decoder", lambda *options: None),
+        (worker_job, "ImageReader", lambda *options: SimpleNamespace(concurrency=lambda: 1)),
+        *((room, "Decoder", lambda *options: None) for room in (worker, worker_job)),
         (worker, "Notes", lambda *options: _NO_NOTES),
         (worker, "Hands", lambda *options: _NO_HANDS),
         (worker, "IsolatedReader", lambda *options: SimpleNamespace(read=None, rest=_nothing, close=_nothing)),
@@ -213,14 +213,14 @@ def _defaults() -> list[tuple[Any, str, Any]]:
 def cut() -> Iterator[None]:
     """Let the simulation in, and close the seams again."""
     undo: list[Callable[[], None]] = []
-    for room, name, stand_in in _seams():
-        undo.append(partial(setattr, room, name, getattr(room, name)))
-        setattr(room, name, stand_in)
-    for function, name, stand_in in _defaults():
-        defaults = function.__kwdefaults__
-        undo.append(partial(defaults.__setitem__, name, defaults[name]))
-        defaults[name] = stand_in
     try:
+        for room, name, stand_in in _seams():
+            undo.append(partial(setattr, room, name, getattr(room, name)))
+            setattr(room, name, stand_in)
+        for function, name, stand_in in _defaults():
+            defaults = function.__kwdefaults__
+            undo.append(partial(defaults.__setitem__, name, defaults[name]))
+            defaults[name] = stand_in
         yield
     finally:
         for put_back in undo:
