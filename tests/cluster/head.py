@@ -84,7 +84,8 @@ class RayHead:
         command += [f"--{name}={port}" for name, port in ports.items()]
         command += ["--dashboard-host=0.0.0.0", f"--num-cpus={self._num_cpus}", "--object-store-memory=100000000"]
         command += [f"--temp-dir={self.folder}/ray", "--include-log-monitor=False"]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "BATCHREC_"))}
+        ours = ("RAY_", "BATCHREC_", "PYTHONPATH")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         environment |= {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token_path),
