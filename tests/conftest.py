@@ -16,6 +16,9 @@ from batchrec.learning.drawing import draw_archive
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
+
+# Ray lets its workers go last. Where tests in two processes keep both cores busy they would hardly go at all.
+os.environ["RAY_worker_niceness"] = "0"
 pytest_plugins = ["tests.s3_fixture"]
 
 

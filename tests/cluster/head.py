@@ -91,6 +91,7 @@ class RayHead:
             "RAY_AUTH_TOKEN_PATH": str(self.token_path),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_prestart_worker_first_driver": "0",
+            "RAY_worker_niceness": "0",
             "HOME": str(home),
             "PATH": f"{python.parent}:{environment['PATH']}",
             "BATCHREC_CACHE": os.environ.get("BATCHREC_CACHE", str(self.folder / "cache")),

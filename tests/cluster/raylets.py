@@ -57,6 +57,7 @@ class Raylets:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_prestart_worker_first_driver": "0",
             "RAY_grpc_server_num_threads": "2",
+            "RAY_worker_niceness": "0",
         }
 
     def start_head(self, num_cpus: int = 0) -> None:
