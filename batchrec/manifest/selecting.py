@@ -127,6 +127,7 @@ class _Writer:
 
     _held: list[pa.Table] = field(default_factory=list)
     _num_held: int = 0
+    _held_bytes: int = 0
     _sink: io.BytesIO = field(default_factory=io.BytesIO)
     _writer: pq.ParquetWriter | None = None
     _schema: pa.Schema | None = None
@@ -138,7 +139,8 @@ class _Writer:
             self._schema = rows.schema
         self._held.append(rows)
         self._num_held += rows.num_rows
-        if self._num_held >= _ROWS_PER_GROUP or sum(each.nbytes for each in self._held) >= MAX_FILE_BYTES:
+        self._held_bytes += rows.nbytes
+        if self._num_held >= _ROWS_PER_GROUP or self._held_bytes >= MAX_FILE_BYTES:
             self._flush()
             if self._sink.tell() >= MAX_FILE_BYTES:
                 yield from self.close()
@@ -159,4 +161,4 @@ class _Writer:
             if self._writer is None:
                 self._writer = pq.ParquetWriter(self._sink, rows.schema, compression="zstd")
             self._writer.write_table(rows)
-            self._held, self._num_held = [], 0
+            self._held, self._num_held, self._held_bytes = [], 0, 0
