@@ -46,6 +46,7 @@ class ShardImages:
         self._batches = self._read_batches()
         self._held: dict[int, tuple[Any, bool]] = {}
         self._next_row = self._first_row
+        self._fault: Exception | None = None
 
     def read(self, row: int, reserve: Reserve) -> bytes | None:
         """Return the bytes of a row of the shard once there is room for them; None where only its path is there.
@@ -70,8 +71,17 @@ class ShardImages:
     def _take(self, row: int) -> tuple[Any, bool]:
         with self._lock:
             while row >= self._next_row:
-                self._advance()
+                self._advance_unless_broken()
             return self._held.pop(row)
+
+    def _advance_unless_broken(self) -> None:
+        if self._fault is not None:
+            raise self._fault  # the batches ended with it: another fault would be a wrong one
+        try:
+            self._advance()
+        except Exception as fault:
+            self._fault = fault
+            raise
 
     def _advance(self) -> None:
         try:
@@ -96,7 +106,9 @@ class ShardImages:
         values = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
         if len(self._parts) < 2:
             return values, [False] * len(values)
-        lengths = pc.binary_length(pc.struct_field(column, "path"))
+        paths = pc.struct_field(column, "path")
+        plain = pc.cast(paths, paths.type.value_type) if pa.types.is_dictionary(paths.type) else paths
+        lengths = pc.binary_length(pc.cast(plain, pa.large_binary()))  # has no kernel for views, nor checks texts
         return values, pc.fill_null(pc.greater(lengths, 0), False).to_pylist()
 
     def _read_batches(self) -> Generator[tuple[int, pa.RecordBatch], None, None]:

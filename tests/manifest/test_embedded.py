@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchrec.errors import ErrorCode, ImageError, ManifestError
+from batchrec.errors import ErrorCode, ImageError, ManifestError, StorageLost
+from batchrec.manifest import embedded
 from batchrec.manifest.definition import Manifest
 from batchrec.manifest.embedded import BATCH_BYTES
 from batchrec.manifest.planning import plan_shards
@@ -73,6 +75,35 @@ def test_a_row_without_bytes_is_read_by_its_path_and_one_without_both_is_missing
         with pytest.raises(ImageError) as error:
             found.images.read(row, granted)
         assert error.value.code is code
+
+
+@pytest.mark.parametrize("kind", [pa.dictionary(pa.int32(), pa.string()), pa.string_view(), pa.large_string()], ids=str)
+def test_a_path_may_be_any_kind_of_text(write: Write, opened: Opened, kind: pa.DataType) -> None:
+    texts = pa.array([b"a\xff.jpg", None, b"", b"a\xff.jpg"], pa.binary()).view(pa.string())
+    paths = texts.dictionary_encode() if pa.types.is_dictionary(kind) else texts.cast(kind)
+    images = pa.StructArray.from_arrays([pa.array([None, None, None, image_of(3)]), paths], ["bytes", "path"])
+    found = rows_of(opened(write({"image": images})), 0, 4)
+    assert found.images is not None
+    assert found.uris == ["a\ufffd.jpg", "m.parquet#1", "m.parquet#2", "a\ufffd.jpg"]
+    assert found.images.read(0, granted) is None
+    assert found.images.read(3, granted) == image_of(3)
+    for row in (1, 2):
+        with pytest.raises(ImageError, match="neither an image nor its path"):
+            found.images.read(row, granted)
+
+
+def test_every_thread_hears_of_the_fault_that_ended_the_reading(
+    write: Write, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(uri: str, options: StoreOptions) -> NoReturn:
+        raise StorageLost("the store does not answer")
+
+    found = rows_of(opened(write({"image": structs(10)})), 0, 10)
+    assert found.images is not None
+    monkeypatch.setattr(embedded, "open_input", lose)
+    for row in range(3):
+        with pytest.raises(StorageLost, match="does not answer"):
+            found.images.read(row, granted)
 
 
 def test_room_is_asked_for_and_a_large_image_is_refused(write: Write, opened: Opened) -> None:
