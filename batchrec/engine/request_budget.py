@@ -10,6 +10,8 @@ worker that is lost counts no more: what it still reads, if it lives, comes on t
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from batchrec.engine.pool import Event, LiveCounts, Pool, WorkerFailed, WorkerLost, WorkerReady
@@ -17,6 +19,8 @@ from batchrec.records import Attempt
 
 #: What a worker may have under way before it is told of more.
 FIRST_SHARE = 1
+#: The pool is waited for after every event, and to ask all workers then would cost more the more there are.
+SHARE_EVERY_S = 0.2
 
 
 @dataclass(slots=True)
@@ -112,13 +116,15 @@ class BudgetedPool:
     Args:
         pool: Runs the workers, which begin with :data:`FIRST_SHARE` each.
         total: Reads of images under way at once.
+        clock: Monotonic seconds.
     """
 
-    def __init__(self, pool: Pool, total: int) -> None:
+    def __init__(self, pool: Pool, total: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.shards_per_worker = pool.shards_per_worker
         self._pool, self._total = pool, total
         self._budget = RequestBudget(total)
         self._held_back: dict[int, list[Attempt]] = {}
+        self._clock, self._share_at = clock, clock()
 
     def start_workers(self, num_workers: int) -> None:
         """See :class:`batchrec.engine.pool.Pool`."""
@@ -136,9 +142,11 @@ class BudgetedPool:
         for event in events:
             if isinstance(event, WorkerReady):
                 self._budget.join(event.worker)
+                self._share_at = self._clock()
             elif isinstance(event, WorkerFailed | WorkerLost):
                 self._forget(event.worker)
-        self._share()
+        if self._clock() >= self._share_at:
+            self._share()
         return events
 
     def live_counts(self) -> dict[int, LiveCounts]:
@@ -169,8 +177,10 @@ class BudgetedPool:
     def _forget(self, worker: int) -> None:
         self._budget.leave(worker)
         self._held_back.pop(worker, None)
+        self._share_at = self._clock()
 
     def _share(self) -> None:
+        self._share_at = self._clock() + SHARE_EVERY_S
         if not self._budget.is_even:
             for worker, counts in self._pool.live_counts().items():
                 self._budget.hear(worker, counts.num_allowed, counts.num_reading)

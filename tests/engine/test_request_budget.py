@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec.engine.pool import AttemptPublished, LiveCounts, WorkerLost, WorkerReady
-from batchrec.engine.request_budget import FIRST_SHARE, BudgetedPool, RequestBudget
+from batchrec.engine.request_budget import FIRST_SHARE, SHARE_EVERY_S, BudgetedPool, RequestBudget
 from batchrec.records import Attempt
 from tests.engine.simulation import FACTS, SimulatedPool, shards
 
@@ -113,11 +114,13 @@ class TellingPool(SimulatedPool):
     told: dict[int, int] = field(default_factory=dict)
     hears: bool = True
     allowed: dict[int, int] = field(default_factory=dict)
+    num_asked: int = 0
 
     def allow(self, worker: int, num_reads: int) -> None:
         self.told[worker] = num_reads
 
     def live_counts(self) -> dict[int, LiveCounts]:
+        self.num_asked += 1
         if self.hears:
             self.allowed.update(self.told)
         return {worker: LiveCounts(num_allowed=self.allowed.get(worker, 0)) for worker in range(self.num_started)}
@@ -129,7 +132,7 @@ def attempt(index: int) -> Attempt:
 
 def test_workers_share_the_budget_evenly() -> None:
     inner = TellingPool()
-    pool = BudgetedPool(inner, 10)
+    pool = BudgetedPool(inner, 10, clock=itertools.count().__next__)
     pool.start_workers(3)
     for worker in range(3):
         assert pool.wait(0) == [WorkerReady(worker, FACTS)]
@@ -141,7 +144,7 @@ def test_workers_share_the_budget_evenly() -> None:
 
 def test_a_worker_that_comes_late_begins_only_when_another_has_made_room() -> None:
     inner = TellingPool()
-    pool = BudgetedPool(inner, 4)
+    pool = BudgetedPool(inner, 4, clock=itertools.count().__next__)
     pool.start_workers(1)
     pool.wait(0)
     pool.dispatch(0, attempt(0))
@@ -162,7 +165,7 @@ def test_a_worker_that_comes_late_begins_only_when_another_has_made_room() -> No
 
 def test_what_a_lost_worker_had_goes_to_the_others() -> None:
     inner = TellingPool()
-    pool = BudgetedPool(inner, 8)
+    pool = BudgetedPool(inner, 8, clock=itertools.count().__next__)
     pool.start_workers(2)
     for worker in range(2):
         pool.wait(0)
@@ -181,9 +184,28 @@ def test_no_more_workers_are_wanted_than_may_read() -> None:
 
 
 def test_events_pass_through() -> None:
-    pool = BudgetedPool(TellingPool(), 2)
+    pool = BudgetedPool(TellingPool(), 2, clock=itertools.count().__next__)
     pool.start_workers(1)
     pool.wait(0)
     pool.dispatch(0, attempt(5))
     published = [event for _ in range(3) for event in pool.wait(0)]
     assert [type(event) for event in published] == [AttemptPublished]
+
+
+def test_workers_are_asked_now_and_then_however_often_the_pool_is_waited_for() -> None:
+    now = 0.0
+    inner = TellingPool(hears=False)
+    pool = BudgetedPool(inner, 10, clock=lambda: now)
+    pool.start_workers(1)
+    pool.wait(0)
+    pool.dispatch(0, attempt(0))
+    before = inner.num_asked
+    for _ in range(100):
+        pool.wait(0)
+    assert inner.num_asked - before <= 1
+    now += SHARE_EVERY_S
+    pool.wait(0)
+    inner.hears = True
+    now += SHARE_EVERY_S
+    pool.wait(0)
+    assert inner.told == {0: 10}
