@@ -135,6 +135,18 @@ def test_a_retry_runs_the_model_of_its_parent(
 
 
 @needs_nncf
+def test_a_retry_in_full_precision_runs_the_full_model(quantised_job: tuple[Path, RunSummary], tmp_path: Path) -> None:
+    from batchrec.engine.retrying import prepare_retry
+
+    parent = tmp_path / "out"
+    shutil.copytree(quantised_job[0], parent)
+    retry = prepare_retry(batchrec.open(str(parent)), codes=["not_found"], sets=["precision=fp32"])
+    assert retry is not None
+    assert retry.model.quantised is None
+    assert plan_job(retry.spec, model=retry.model).agreement is None
+
+
+@needs_nncf
 def test_a_model_that_is_another_one_in_int8_is_refused_with_both_numbers(
     quantised_job: tuple[Path, RunSummary], garments: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -459,3 +459,14 @@ def test_the_same_command_twice_at_once_makes_one_retry(shop: Shop) -> None:
     assert len({retry.spec for retry in prepared}) == 1
     assert [retry.resumed for retry in prepared].count(False) == 1
     assert [child.record.number for child in children_of(batchrec.open(str(shop.out)))] == [1]
+
+
+@pytest.mark.parametrize("manner", ["decode_helpers=0", "stall_s=20m", "workers=1"])
+def test_what_says_only_how_a_retry_runs_does_not_begin_another(shop: Shop, manner: str) -> None:
+    shop.hide(3, 20)
+    shop.submit()
+    parent = batchrec.open(str(shop.out))
+    first, again = (prepare_retry(parent, codes=["not_found"], sets=sets) for sets in ([], [manner]))
+    assert first is not None
+    assert again is not None
+    assert (first.record, first.resumed, again.resumed) == (again.record, False, True)

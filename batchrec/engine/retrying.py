@@ -51,7 +51,7 @@ _MANNER = frozenset(
     (
         *("source", "model", "labels", "pool", "device", "backend", "workers", "cores_per_worker", "batch_size"),
         *("rows_per_shard", "max_requests", "max_failure_rate", "deadline_s", "workers_within_s", "takeover"),
-        "s3_requester_pays",
+        *("decode_helpers", "stall_s", "s3_requester_pays"),
     )
 )
 _MAX_RACES = 20
@@ -130,7 +130,8 @@ def prepare_retry(
         spec = defined_again(parent, where)
         manifest = manifest_of(parent.identity, spec)
         own = read_origin(parent.store)
-        whole = _Parent(parent, spec, manifest, _model(parent, spec, manifest), own.parent_row if own else None)
+        model = _model(parent, spec, manifest, changes.get("precision", spec.precision))
+        whole = _Parent(parent, spec, manifest, model, own.parent_row if own else None)
         if pending is not None:
             return _ready(whole, pending.record, rows, changes, resumed=True)
         record = _new_record(parent, children, codes, texts, target)
@@ -143,9 +144,12 @@ def prepare_retry(
     )
 
 
-def _model(parent: Output, spec: JobSpec, manifest: Manifest) -> ModelSpec:
-    """Return the parent's model, quantised if it was: the few rows of a retry are no sample to do that again with."""
-    quantised = standing_quantised(parent.store, parent.layout)
+def _model(parent: Output, spec: JobSpec, manifest: Manifest, precision: str) -> ModelSpec:
+    """Return the parent's model, quantised if it was and the retry is to be in int8 too.
+
+    The few rows of a retry are no sample to quantise it again with.
+    """
+    quantised = standing_quantised(parent.store, parent.layout) if precision == "int8" else None
     return dataclasses.replace(
         model_of(parent.identity, spec, manifest), quantised=quantised and quantised_here(quantised, parent.store)
     )
