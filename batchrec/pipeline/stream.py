@@ -10,6 +10,7 @@ thread feeds the device and the others only decode.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -78,10 +79,10 @@ class Stream:
         self._device_s = 0.0
         self._start_lock = threading.Lock()
         self._threads: list[threading.Thread] = []
-        self.num_fetch_threads = 0
-        self._start_fetching()
+        self.num_fetch_threads, self._most_fetch_threads = 0, math.inf
         for name, loop in self._loops(num_threads):
             self._start(name, loop)
+        self._start_fetching()
 
     def _loops(self, num_threads: int) -> list[tuple[str, Callable[[], None]]]:
         num_predicting = self._backend.concurrency
@@ -102,9 +103,18 @@ class Stream:
     def _start_fetching(self) -> None:
         """Start as many threads as the reader may use now; those it may no longer use wait for their turn."""
         with self._start_lock:
-            while not self._closed and self.num_fetch_threads < self._reader.concurrency():
-                self._start("fetch", self._fetch_all)
-                self.num_fetch_threads += 1
+            while not self._closed and self._lacks_fetch_threads():
+                try:
+                    self._start("fetch", self._fetch_all)
+                except RuntimeError:  # this machine gives no more threads
+                    if not self.num_fetch_threads:
+                        raise
+                    self._most_fetch_threads = self.num_fetch_threads
+                else:
+                    self.num_fetch_threads += 1
+
+    def _lacks_fetch_threads(self) -> bool:
+        return self.num_fetch_threads < min(self._reader.concurrency(), self._most_fetch_threads)
 
     def submit(
         self,
@@ -171,7 +181,7 @@ class Stream:
         again = False
         while (taken := self._bench.next_row(again=again)) is not None:
             again, (collector, row) = True, taken
-            if self.num_fetch_threads < self._reader.concurrency():
+            if self._lacks_fetch_threads():
                 self._start_fetching()
             room = Room(self._bench)
             try:

@@ -410,3 +410,33 @@ def test_decoding_pauses_when_enough_batches_are_ready() -> None:
     assert isinstance(image, FetchedImage)
     bench.place(image, np.zeros((SIDE, SIDE, 3), np.uint8))
     assert isinstance(bench.next_work(decodes=True, predicts=True), Batch)
+
+
+def test_a_machine_that_gives_no_more_threads_is_read_with_those_there_are(
+    greys: Path, backend: GreyBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+    reader = ImageReader(UriPolicy(str(greys), (), ()), StoreOptions(), 2**20)
+    reader.allow(1)
+    decoder = Decoder(Preprocess(resize=SIDE, crop=SIDE), ImageLimits())
+    stream = Stream(reader, decoder, backend, num_threads=2, top_k=1)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    reader.allow(8)
+    found = stream.submit([f"{grey}.png" for grey in range(GREYS)]).result(timeout=20)
+    stream.close()
+    assert found.stats.num_ok == GREYS
+    assert stream.num_fetch_threads == 1
+
+
+def test_a_machine_that_gives_not_one_thread_is_refused(
+    greys: Path, backend: GreyBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(stream: Stream, name: str, loop: object) -> None:
+        if name == "fetch":
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Stream, "_start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        stream_over(greys, backend)
