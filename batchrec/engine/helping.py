@@ -40,6 +40,14 @@ _ASK_EVERY_S = 1.0
 #: Somebody else was faster to take the cores.
 _COMING_WITHIN_S = 60.0
 _CLOSING_S = 10.0
+#: A helper that says it is well and brings nothing has lost what it was lent.
+_LOT_WITHIN_DECODES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Lent:
+    lot: Lot
+    at: float
 
 
 @dataclass(slots=True)
@@ -47,9 +55,13 @@ class _Helper:
     since: float
     ready: bool = False
     leaving: bool = False
-    lots: dict[int, Lot] = field(default_factory=dict)
+    lent: dict[int, _Lent] = field(default_factory=dict)
     asked: bool = False
     asked_at: float = -math.inf
+
+    def lent_since(self) -> float:
+        """Return when what it has had longest was lent; never where it has nothing."""
+        return min((each.at for each in self.lent.values()), default=math.inf)
 
 
 class Helping:
@@ -117,6 +129,8 @@ class Helping:
             if not self._closing.is_set():
                 traceback.print_exc()
         finally:
+            for helper in self._helpers.values():
+                self._take_back(helper, suspect=False)
             for number in list(self._helpers):
                 self._give_up(number, suspect=False)
 
@@ -139,7 +153,12 @@ class Helping:
         return Reading(now, self._stream.device_s(), num_images, self._num_helped, waiting, lendable)
 
     def _call(self, wanted: int, now: float) -> None:
-        for _ in range(min(wanted, self._most - len(self._helpers), self._pool.room())):
+        if (most := min(wanted, self._most - len(self._helpers))) <= 0:
+            return
+        num_free = self._pool.room()
+        if num_free <= 0:
+            self._starvation.rest(now)  # a thousand workers must not ask a full cluster every few seconds
+        for _ in range(min(most, num_free)):
             self._helpers[self._pool.start(self._make_helper)] = _Helper(now)
 
     def _dismiss(self, num_helpers: int) -> None:
@@ -149,12 +168,12 @@ class Helping:
 
     def _lend(self) -> None:
         for number, helper in self._helpers.items():
-            while helper.ready and not helper.leaving and len(helper.lots) < LOTS_PER_HELPER:
+            while helper.ready and not helper.leaving and len(helper.lent) < LOTS_PER_HELPER:
                 lot = self._bench.lend(self._rows_per_lot)
                 if lot is None:
                     return
                 lot_number = next(self._lot_numbers)
-                helper.lots[lot_number] = lot
+                helper.lent[lot_number] = _Lent(lot, time.monotonic())
                 self._pool.send(number, lot_number, lot.uris)
 
     def _take(self, event: HelperEvent) -> None:
@@ -166,7 +185,7 @@ class Helping:
                 self._meter.restart()
                 self._bench.bound_waiting(self._most_waiting)
             case LotDecoded():
-                self._take_in(helper.lots.pop(event.lot), event.slab)
+                self._take_in(helper.lent.pop(event.lot).lot, event.slab)
             case HelperTold():
                 helper.asked = False
                 if any(each.stage == "decode" and each.for_s > self._decode_within_s for each in event.in_hand):
@@ -188,7 +207,7 @@ class Helping:
     def _look_after(self, now: float) -> None:
         """Ask helpers how they are now and then, and give up those that left, do not come or do not answer."""
         for number, helper in list(self._helpers.items()):
-            if helper.leaving and not helper.lots:
+            if helper.leaving and not helper.lent:
                 self._give_up(number, suspect=False)
             elif not helper.ready:
                 if now - helper.since > _COMING_WITHIN_S:
@@ -196,7 +215,9 @@ class Helping:
             elif helper.asked:
                 if now - helper.asked_at > self._decode_within_s:
                     self._lose(number, suspect=True)
-            elif helper.lots and now - helper.asked_at > _ASK_EVERY_S:
+            elif now - helper.lent_since() > _LOT_WITHIN_DECODES * self._decode_within_s:
+                self._lose(number, suspect=False)
+            elif helper.lent and now - helper.asked_at > _ASK_EVERY_S:
                 helper.asked, helper.asked_at = True, now
                 self._pool.ask(number)
 
@@ -205,10 +226,13 @@ class Helping:
         self._give_up(number, suspect=suspect)
 
     def _give_up(self, number: int, *, suspect: bool) -> None:
-        helper = self._helpers.pop(number)
-        self._pool.stop(number)
-        for lot in helper.lots.values():
-            self._bench.take_back(lot, suspect=suspect)
+        self._take_back(self._helpers.pop(number), suspect=suspect)
         self._meter.restart()
         if not self._helpers:
             self._bench.bound_waiting(math.inf)
+        self._pool.stop(number)  # last: should it raise, no row is lost
+
+    def _take_back(self, helper: _Helper, *, suspect: bool) -> None:
+        for each in helper.lent.values():
+            self._bench.take_back(each.lot, suspect=suspect)
+        helper.lent.clear()

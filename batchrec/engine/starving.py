@@ -157,7 +157,9 @@ class Starvation:
         return -1 if num_helpers and window.rate <= _SPARE * enough else 0
 
     def rest(self, now: float) -> None:
-        """Call nobody for a while: the last ones brought nothing, or were lost."""
+        """Call nobody for a while: the last ones brought nothing, or were lost, or nobody could be had."""
+        if now < self._rests_until:
+            return  # several helpers lost with one machine are one event
         self._rests_until = now + self._rest_s
         self._rest_s = min(2 * self._rest_s, MOST_REST_S)
 

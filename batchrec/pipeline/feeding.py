@@ -77,7 +77,6 @@ class _FilledLot(Collector):
             found.width[places],
             found.height[places],
             found.num_bytes[places],
-            found.stats.fetch_s,
             found.stats.decode_s,
         )
 

@@ -17,10 +17,11 @@ from batchrec.engine.helping import Helping
 from batchrec.errors import ErrorCode
 from batchrec.models.backends import Scores
 from batchrec.models.preprocessing import Preprocess
+from batchrec.pipeline.collecting import Collector
 from batchrec.pipeline.decoding import Decoder, ImageFacts
 from batchrec.pipeline.feeding import Feed
 from batchrec.pipeline.hands import Hands
-from batchrec.pipeline.lending import Slab
+from batchrec.pipeline.lending import Lot, Slab
 from batchrec.pipeline.resizing import Pixels
 from batchrec.pipeline.stream import Stream
 from batchrec.records import InHand
@@ -214,6 +215,61 @@ def test_rows_of_a_helper_that_hangs_are_decoded_apart(open_helped: Open, told: 
     here.hurry.set()
     assert_as_without_help(uris, future.result(timeout=20))
     assert 0 < apart.num_decoded <= 16  # two lots, without what is absent
+
+
+def test_a_helper_that_is_well_and_brings_nothing_is_given_up_and_suspects_no_image(open_helped: Open) -> None:
+    ended = threading.Event()
+
+    class Forgetful(Holding):
+        def decode(self, uris: Sequence[str | None]) -> Slab:
+            ended.wait()
+            raise RuntimeError("nobody waits for it any more")
+
+    apart, here = Apart(), Sluggish()
+    stream, help_pool = open_helped(Forgetful, apart, here)
+    [uris] = shards(1)
+    future = stream.submit(uris)
+    until(lambda: help_pool.most_lots == 2)
+    try:
+        until(lambda: not help_pool.helpers)
+    finally:
+        ended.set()
+    here.hurry.set()
+    assert_as_without_help(uris, future.result(timeout=20))
+    assert apart.num_decoded == 0
+
+
+def test_a_helper_that_cannot_be_ended_costs_no_row(open_helped: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(helper: int) -> None:
+        raise RuntimeError("the cluster does not answer")
+
+    here = Sluggish()
+    stream, help_pool = open_helped(Holding, Apart(), here)
+    [uris] = shards(1)
+    future = stream.submit(uris)
+    until(lambda: help_pool.most_lots == 2)
+    monkeypatch.setattr(help_pool, "stop", refuse)
+    help_pool.kill(0)
+    here.hurry.set()
+    assert_as_without_help(uris, future.result(timeout=20))
+
+
+def test_where_there_is_no_room_it_is_not_asked_for_again_at_once(open_helped: Open) -> None:
+    stream, help_pool = open_helped(num_cores=0)
+    future = stream.submit(shards(1)[0])
+    until(lambda: help_pool.num_asked_for_room)
+    time.sleep(5 * starving.WINDOW_S)
+    assert not future.done()
+    assert help_pool.num_asked_for_room == 1
+
+
+def test_time_that_helpers_spent_is_not_taken_for_the_workers_own() -> None:
+    collector, ones = Collector(["a.jpg"], 1), np.ones(1, np.int32)
+    slab = Slab(np.zeros((1, SIDE, SIDE, 3), np.uint8), np.zeros(1, np.int32), ones, ones, np.ones(1, np.int64), 5.0)
+    assert slab.note(Lot(collector, range(1))) == [0]
+    collector.predicted([0], GreyDevice().predict(slab.pixels), 0, 0.25)
+    stats = collector.future.result(timeout=0).stats
+    assert (stats.read_bytes, stats.fetch_s, stats.decode_s, stats.predict_s) == (1, 0, 0, 0.25)
 
 
 def test_rows_of_a_helper_that_dies_are_decoded_apart_and_no_others(open_helped: Open) -> None:

@@ -114,6 +114,17 @@ def test_after_a_loss_nobody_is_called_for_a_while() -> None:
     assert starvation.judge(starved, 0, now=100 + FIRST_REST_S) == 1
 
 
+def test_helpers_that_are_lost_together_are_one_loss() -> None:
+    starved = Window(own_rate=100, helped_rate=0, idle=0.9, backlog=1)
+    starvation = Starvation(1)
+    for _ in range(8):
+        starvation.rest(now=100)
+    assert starvation.judge(starved, 0, now=100 + FIRST_REST_S) == 1
+    starvation.rest(now=200)
+    assert starvation.judge(starved, 0, now=200 + 2 * FIRST_REST_S - 1) == 0
+    assert starvation.judge(starved, 0, now=200 + 2 * FIRST_REST_S) == 1
+
+
 def test_the_time_before_the_first_image_says_nothing() -> None:
     meter = Meter(1)
     for second in range(60):

@@ -24,13 +24,14 @@ class ThreadHelp:
     def __init__(self, num_cores: int = 1) -> None:
         self.yields = False
         self.num_cores, self.num_started = num_cores, 0
-        self.most_lots = 0
+        self.most_lots = self.num_asked_for_room = 0
         self.helpers: dict[int, Helper] = {}
         self._lots: dict[int, int] = {}
         self._events: queue.SimpleQueue[HelperEvent] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(16)
 
     def room(self) -> int:
+        self.num_asked_for_room += 1
         return self.num_cores - len(self.helpers)
 
     def start(self, make_helper: Callable[[], Helper]) -> int:
