@@ -342,7 +342,7 @@ GUARDS: tuple[Guard, ...] = (
         "",
         simulated=False,
     ),
-    Guard("worker: a shard without access is published", _WORKER, "        refuse_systemic(predictions)\n", ""),
+    Guard("worker: a shard without access is published", _WORKER, "            refuse_systemic(predictions)\n", ""),
     Guard(
         "job: the store is not probed",
         _JOB,

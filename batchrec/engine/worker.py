@@ -77,8 +77,7 @@ class Worker:
             decoder_apart=Decoder(job.model.preprocess, job.limits, self._apart.read),
             hands=self._hands,
         )
-        # A model on the CPU has a use for every core itself; a bound on all reads together does not count helpers'.
-        if help_pool is not None and job.decode_helpers != 0 and backend.device != "cpu" and job.first_reads is None:
+        if help_pool is not None and _may_be_helped(job, backend):
             self._helping = self._open_helping(help_pool, backend.concurrency)
         self._facts = {
             **job.facts,
@@ -141,9 +140,14 @@ class Worker:
         with hand.at("read", shard), self._reading:
             rows = self._rows.read(attempt.shard)
         predictions = self._predict(attempt, rows)
-        refuse_systemic(predictions)
-        with hand.at("write", shard):
-            return self._publish(attempt, rows, predictions)
+        try:
+            refuse_systemic(predictions)
+            with hand.at("write", shard):
+                return self._publish(attempt, rows, predictions)
+        except Exception:
+            assert self._stream is not None, "it predicted them"
+            self._stream.uncount(predictions.stats)  # they are done again, and count then
+            raise
 
     def _predict(self, attempt: Attempt, rows: Rows) -> ShardPredictions:
         """Run a shard's images through the stream; apart from it those that may be what killed a worker."""
@@ -212,3 +216,17 @@ class Worker:
         self._note.close()
         if self._reader is not None:
             self._reader.close()
+
+
+def _may_be_helped(job: WorkerJob, backend: Backend) -> bool:
+    """Tell whether helpers could decode for a worker.
+
+    A model on the CPU has a use for every core itself, a bound on all reads together does not count helpers', and
+    images that lie in the manifest are here already.
+    """
+    return (
+        job.decode_helpers != 0
+        and backend.device != "cpu"
+        and job.first_reads is None
+        and not job.manifest.columns.images
+    )

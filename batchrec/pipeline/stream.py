@@ -28,6 +28,7 @@ from batchrec.pipeline.hands import Hands
 from batchrec.pipeline.lending import LendingBench
 from batchrec.pipeline.resizing import Pixels
 from batchrec.records import EmbeddingSpec
+from batchrec.stats import ShardStats
 from batchrec.storage import ImageReader
 
 MAX_BUFFERED_BYTES = 128 * 2**20
@@ -156,6 +157,12 @@ class Stream:
         """Return how many images have ended with a prediction, and how many without one by error code."""
         with self._count_lock:
             return self._num_ok, self._num_errors.copy()
+
+    def uncount(self, stats: ShardStats) -> None:
+        """Count the images of a shard no longer: it ended, and was not published."""
+        with self._count_lock:
+            self._num_ok -= stats.num_ok
+            self._num_errors -= stats.num_errors
 
     def num_reading(self) -> int:
         """Return how many images are being read."""

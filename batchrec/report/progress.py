@@ -79,8 +79,10 @@ class Progress:
         """
         self._state = _State(num_ok, num_failed, num_shards_done, note)
         now_s = self._clock()
-        if not num_ok:
-            self._recent[0] = (now_s, 0)  # waiting for the first image is not slowness
+        if not num_ok or num_ok < self._recent[-1][1]:
+            # Waiting for the first image is not slowness, and those of a shard that was not published count no longer.
+            self._recent.clear()
+            self._recent.append((now_s, num_ok))
         elif num_ok != self._recent[-1][1]:
             self._recent.append((now_s, num_ok))
         while len(self._recent) > 2 and self._recent[1][0] <= now_s - RECENT_S:

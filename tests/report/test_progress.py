@@ -63,6 +63,18 @@ def test_rows_of_earlier_runs_are_no_speed_and_nothing_is_divided_by_zero(clock)
     assert "0/0 images (100%)" in empty.line()
 
 
+def test_images_that_no_longer_count_are_no_speed_backwards(clock):
+    progress = Progress(1_000, 0, io.StringIO(), clock)
+    for num_ok in (100, 200, 120):
+        clock.now_s += 10
+        progress.update(num_ok, 0, 0)
+    assert "120/1,000 images (12%) | 0 failed | shards 0 | 0 images/s now, 4 overall | ETA -" in progress.line()
+    clock.now_s += 10
+    progress.update(220, 0, 0)
+    assert "10 images/s now" in progress.line()
+    progress.close()
+
+
 def test_the_recent_rate_follows_a_change_the_overall_rate_hides(clock):
     progress = Progress(10**6, 0, io.StringIO(), clock)
     for _ in range(100):
