@@ -159,9 +159,9 @@ def plan_job(spec: JobSpec, *, site: Site | None = None, model: ModelSpec | None
 
 
 def _precision(asked: str, device: str, standing: Identity | None) -> str:
-    """Return the class of arithmetic of a job: decided when it begins, wherever it is resumed."""
+    """Return the class of arithmetic of a job: decided when it begins, refused where a device cannot compute in it."""
     begun = standing.fields.get("precision") if standing and asked == "auto" else None
-    return begun if isinstance(begun, str) else resolve_precision(asked, device)
+    return resolve_precision(begun if isinstance(begun, str) else asked, device)
 
 
 def _refuse_damaged(store: Store, layout: Layout, sealed: Seal, sizes: dict[int, int]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from batchrec.engine.devices import Placement
 from batchrec.engine.identity import bind
 from batchrec.engine.sites import ThisProcess
+from batchrec.errors import ModelError
 from batchrec.models.backends import hardware
 from batchrec.planning import plan_job
 from batchrec.spec import JobSpec, StoreOptions
@@ -42,3 +43,14 @@ def test_a_job_resumed_on_another_kind_of_cpu_keeps_its_arithmetic(
     monkeypatch.setattr(hardware, "cpu_has_bf16", lambda: False)
     assert plan_job(spec).identity == begun.identity
     assert plan_job(spec.replace(output=f"{spec.output}-other")).precision == "fp32"
+
+
+@pytest.mark.parametrize(("begun", "resumed"), [("fp16", ThisProcess()), ("int8", GpusElsewhere())])
+def test_a_job_is_not_resumed_on_a_device_that_cannot_compute_as_it_began(
+    spec: JobSpec, begun: str, resumed: ThisProcess
+) -> None:
+    elsewhere = {"fp16": GpusElsewhere(), "int8": ThisProcess()}[begun]
+    job = plan_job(spec.replace(precision=begun, device="cpu" if begun == "int8" else "auto"), site=elsewhere)
+    bind(open_store(spec.output, StoreOptions()), job.identity)
+    with pytest.raises(ModelError, match=f"{begun} is for"):
+        plan_job(spec.replace(device="cpu" if begun == "fp16" else "auto"), site=resumed)
