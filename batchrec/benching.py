@@ -28,6 +28,7 @@ from batchrec.job import prepare, run_job, worker_job
 from batchrec.learning.drawing import draw_archive
 from batchrec.manifest.rows import RowReader
 from batchrec.models.backends import Backend, resolve_precision
+from batchrec.models.carrying import model_here
 from batchrec.output.layout import Layout
 from batchrec.planning import Job, plan_job
 from batchrec.report.expectation import Expectation
@@ -63,6 +64,8 @@ def bench(settings: Settings) -> Measurement:
 
 def measure_plan(job: Job) -> Measurement:
     """Measure this machine on a planned job; writes nothing to its output."""
+    # A resumed job's quantised model may lie beside the output only.
+    job = replace(job, model=model_here(job.model, open_store(job.spec.output, job.spec.store)))
     with tempfile.TemporaryDirectory(prefix="batchrec-") as scratch:
         return measure(job, scratch)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,17 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchrec
+from batchrec import benching
 from batchrec.engine import calibrating, int8_record
 from batchrec.engine.calibrating import refuse_disagreement, split
-from batchrec.errors import ErrorCode, ImageError, ModelError, Refused, UsageError
+from batchrec.engine.identity import bind
+from batchrec.errors import AccessLost, ErrorCode, ImageError, ModelError, Refused, UsageError
 from batchrec.learning.drawing import draw_archive
 from batchrec.manifest.planning import plan_shards
 from batchrec.manifest.reading import open_manifest
 from batchrec.manifest.sampling import sampled_uris
 from batchrec.models import resolve_model
-from batchrec.models.backends import open_backend, quantising, resolve_precision
+from batchrec.models.backends import open_backend, quantising, quantising_child, resolve_precision
 from batchrec.models.quantised import Quantised, read_graph, write_graph
 from batchrec.models.weights import sha256_of
 from batchrec.output.layout import Layout
@@ -233,9 +236,7 @@ def test_what_cannot_be_had_is_passed_over_and_what_comes_twice_is_taken_once(ga
     decoder = Decoder(resolve_model("apparel").preprocess, ImageLimits())
     found = read_sample(uris, reader, decoder, wanted=30, num_threads=2)
     assert len(found.pixels) == 30
-    assert found.num_unfit == 2
-    assert found.fault is not None
-    assert found.fault.code == ErrorCode.NOT_FOUND
+    assert [fault.code for fault in found.faults] == [ErrorCode.NOT_FOUND, ErrorCode.URI_MISSING]
     assert len({pixels.tobytes() for pixels in found.pixels}) == 30
     reader.close()
 
@@ -244,11 +245,42 @@ def test_no_image_both_calibrates_and_checks() -> None:
     import numpy as np
 
     pixels = [np.full((2, 2, 3), index, np.uint8) for index in range(80)]
-    calibration, check = split(ImageSample(pixels, 0, None))
+    calibration, check = split(ImageSample(pixels, []))
     assert (len(calibration), len(check)) == (32, 48)
     assert sorted([*calibration[:, 0, 0, 0], *check[:, 0, 0, 0]]) == list(range(80))
     with pytest.raises(ModelError, match="needs 34 different images"):
-        split(ImageSample(pixels[:20], 3, ImageError(ErrorCode.NOT_FOUND)))
+        split(ImageSample(pixels[:20], [ImageError(ErrorCode.NOT_FOUND)] * 3))
+
+
+@pytest.mark.parametrize(("num_denied", "kind"), [(13, ModelError), (14, AccessLost)])
+def test_images_that_the_run_may_not_read_are_no_fault_of_the_model(num_denied: int, kind: type[Exception]) -> None:
+    import numpy as np
+
+    faults = [ImageError(ErrorCode.NOT_FOUND), *[ImageError(ErrorCode.ACCESS_DENIED)] * num_denied]
+    with pytest.raises(kind, match=r"needs 34 different images .*access_denied"):
+        split(ImageSample([np.zeros((2, 2, 3), np.uint8)] * 20, faults))
+
+
+def test_what_quantises_ends_by_itself_where_nobody_waits_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    alarms: list[int] = []
+    monkeypatch.setattr(signal, "alarm", alarms.append)
+    monkeypatch.setattr(quantising_child, "import_openvino", lambda: 1 // 0)  # what comes next takes minutes
+    with pytest.raises(ZeroDivisionError):
+        quantising_child.main(Path("nowhere"))
+    assert alarms == [901]
+
+
+def test_a_resumed_job_is_measured_with_the_model_that_lies_beside_its_output(
+    garments: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = JobSpec(source=(str(garments),), output=str(tmp_path / "out"), pool="inline", precision="int8")
+    store, job = open_store(spec.output, spec.store), plan_job(spec)
+    bind(store, job.identity)
+    made = int8_record.keep_quantised(store, Layout(job.identity.job_id), _written(tmp_path / "a.int8.zip", "graph"))
+    Path(made.path).unlink()
+    monkeypatch.setattr(benching, "measure", lambda job, scratch: job)
+    quantised = benching.measure_plan(plan_job(spec)).model.quantised
+    assert read_graph(Path(quantised.path)) == (b"graph", b"weights")
 
 
 @needs_nncf

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import numpy as np
 
-from batchrec.errors import ModelError
+from batchrec.errors import CODES, AccessLost, BatchrecError, ModelError
 from batchrec.manifest.definition import Manifest
 from batchrec.manifest.planning import Plan
 from batchrec.manifest.sampling import sampled_uris
@@ -47,6 +47,7 @@ def calibrated(
 
     Raises:
         ModelError: It agrees too seldom with the full model, or there are too few images to tell.
+        AccessLost: The run lost its access to them.
         Refused: The manifest cannot be read.
     """
     require_nncf()
@@ -63,20 +64,29 @@ def split(sample: ImageSample) -> tuple[Pixels, Pixels]:
     """Part a sample into images to calibrate with and others to check with, each from all over the manifest.
 
     Raises:
+        AccessLost: There are too few, and would be enough if the run could read them.
         ModelError: There are too few.
     """
     pixels = list(sample.pixels)
     random.Random(0).shuffle(pixels)
     num_calibrated = len(pixels) * NUM_CALIBRATED // (NUM_CALIBRATED + NUM_CHECKED)
     if len(pixels) - num_calibrated < LEAST_CHECKED:
-        unfit = f", and {sample.num_unfit} of the rows looked at have none: {sample.fault}" if sample.fault else ""
-        least = -(-LEAST_CHECKED * (NUM_CALIBRATED + NUM_CHECKED) // NUM_CHECKED)
-        raise ModelError(
-            f"int8 needs {least} different images to be calibrated and checked with",
-            found=f"{len(pixels)}{unfit}",
-            advice="use --precision auto",
-        )
+        raise _too_few(sample)
     return np.stack(pixels[:num_calibrated]), np.stack(pixels[num_calibrated:])
+
+
+def _too_few(sample: ImageSample) -> BatchrecError:
+    least = -(-LEAST_CHECKED * (NUM_CALIBRATED + NUM_CHECKED) // NUM_CHECKED)
+    systemic = [fault for fault in sample.faults if CODES[fault.code].systemic]
+    faults, lost = systemic or sample.faults, len(sample.pixels) + len(systemic) >= least
+    unfit = f", and {len(sample.faults)} of the rows looked at have none: {faults[0]}" if faults else ""
+    cause, found = (
+        f"int8 needs {least} different images to be calibrated and checked with",
+        f"{len(sample.pixels)}{unfit}",
+    )
+    if lost:
+        return AccessLost(cause, found=found, advice=f"{CODES[faults[0].code].advice}; the same command resumes")
+    return ModelError(cause, found=found, advice="use --precision auto")
 
 
 def refuse_disagreement(model: ModelSpec, agreement: Agreement) -> None:

@@ -7,17 +7,14 @@ named by their hash alone, so whatever a node finds under it is the same model.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from batchrec.errors import ModelError
 from batchrec.models.bundle import ModelSpec
 from batchrec.models.quantised import Quantised
-from batchrec.models.remembering import cache_folder
+from batchrec.models.remembering import one_at_a_time, private_folder
 from batchrec.models.weights import sha256_of
 from batchrec.storage import KeyMissing, Store, create_or_compare
 
@@ -80,9 +77,9 @@ def _carry(sha256: str, path: Path, store: Store) -> None:
 def _here(sha256: str, path: Path, store: Store, subject: str) -> Path:
     if path.is_file() and sha256_of(path) == sha256:
         return path
-    folder = cache_folder() or Path(tempfile.gettempdir())
+    folder = private_folder()
     kept = folder / "weights" / f"{sha256}{path.suffix}"
-    with _one_at_a_time(kept):
+    with one_at_a_time("weights", {"sha256": sha256}, folder=folder):
         if not (kept.is_file() and sha256_of(kept) == sha256):
             _fetch(sha256, path, store, kept, subject)
     return kept
@@ -104,18 +101,13 @@ def _fetch(sha256: str, path: Path, store: Store, kept: Path, subject: str) -> N
             found=key,
             advice="remove that object and run the same command again",
         )
-    with tempfile.NamedTemporaryFile(dir=kept.parent, prefix=".new-", delete=False) as staged:
-        staged.write(data)
-    Path(staged.name).replace(kept)
-
-
-@contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Let one worker of this machine fetch while the others wait for what it fetches."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=kept.parent, prefix=".new-", delete=False) as staged:
+            staged.write(data)
+        Path(staged.name).replace(kept)
+    except OSError as error:
+        raise ModelError(f"{subject} not to be kept on this machine", found=str(error)) from error
 
 
 def _read(path: Path, sha256: str) -> bytes:

@@ -8,9 +8,13 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+_LOCKED_WITHIN_S: Final = 300.0
+_LOOK_EVERY_S: Final = 0.05
 
 
 def cache_folder() -> Path | None:
@@ -28,6 +32,24 @@ def cache_folder() -> Path | None:
     return folder if os.access(folder, os.W_OK | os.X_OK) else None
 
 
+def private_folder() -> Path:
+    """Return a folder no other user writes to: the cache, else one among the temporary files, a new one if need be."""
+    return cache_folder() or own_folder() or Path(tempfile.mkdtemp(prefix="batchrec-"))
+
+
+def own_folder() -> Path | None:
+    """Return a folder for temporary files that belongs to this user alone, or None where there can be none."""
+    folder = Path(tempfile.gettempdir()) / f"batchrec-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError:
+        return None
+    # Under a name anybody can foresee another user may have put a folder, or a link to one.
+    mine = found.st_uid == os.getuid() and found.st_mode & 0o170077 == 0o040000
+    return folder if mine else None
+
+
 def digest(value: object) -> str:
     """Return the sha256 of a value's canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
@@ -35,7 +57,12 @@ def digest(value: object) -> str:
 
 
 def remember(
-    kind: str, key: Mapping[str, Any], compute: Callable[[], dict[str, Any]], *, folder: Path | None = None
+    kind: str,
+    key: Mapping[str, Any],
+    compute: Callable[[], dict[str, Any]],
+    *,
+    folder: Path | None = None,
+    holds: Callable[[Mapping[str, Any]], bool] = lambda _: True,
 ) -> dict[str, Any]:
     """Return the value stored under a key, computing and storing it the first time.
 
@@ -46,16 +73,17 @@ def remember(
         key: Everything the value depends on; JSON.
         compute: Makes the value; JSON. What it raises passes through and is not stored.
         folder: The cache folder; :func:`cache_folder` when None.
+        holds: Whether a stored value still does.
     """
     folder = folder or cache_folder()
     if folder is None:
         return compute()
     known = recall(kind, key, folder=folder)
-    if known is not None:
+    if known is not None and holds(known):
         return known
     with one_at_a_time(kind, key, folder=folder):
         known = recall(kind, key, folder=folder)
-        if known is None:
+        if known is None or not holds(known):
             known = compute()
             keep(kind, key, known, folder=folder)
     return known
@@ -78,7 +106,7 @@ def keep(kind: str, key: Mapping[str, Any], value: dict[str, Any], *, folder: Pa
 def one_at_a_time(kind: str, key: Mapping[str, Any], *, folder: Path | None = None) -> Iterator[None]:
     """Hold off whoever else on this machine asks for the same; see :func:`remember` for the arguments.
 
-    Where files cannot be locked nobody is held off.
+    Where files cannot be locked nobody is held off, and nobody for longer than some minutes.
     """
     with contextlib.ExitStack() as held:
         with contextlib.suppress(OSError):
@@ -86,8 +114,19 @@ def one_at_a_time(kind: str, key: Mapping[str, Any], *, folder: Path | None = No
             if folder is not None:
                 (folder / "locks").mkdir(parents=True, exist_ok=True)
                 lock = held.enter_context((folder / "locks" / f"{kind}-{digest(key)[:32]}").open("ab"))
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                _lock(lock.fileno())
+                held.callback(fcntl.flock, lock.fileno(), fcntl.LOCK_UN)  # a process forked meanwhile has it too
         yield
+
+
+def _lock(file: int) -> None:
+    """Lock a file, or give up: whoever holds it may hang."""
+    until = time.monotonic() + _LOCKED_WITHIN_S
+    while time.monotonic() < until:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        time.sleep(_LOOK_EVERY_S)
 
 
 def _read(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -14,11 +14,12 @@ import hashlib
 import mmap
 import os
 import struct
-import tempfile
 import time
 import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
+
+from batchrec.models.remembering import own_folder
 
 _SLOT = struct.Struct("<qq")  # shard + 1, row; a slot of zeros is empty
 #: Threads of a worker; were there more, some would share a slot, and what they had in hand would be less certain.
@@ -77,7 +78,7 @@ class Notes:
     """
 
     def __init__(self, job: str, folder: Path | None = None) -> None:
-        self._folder = folder or _own_folder()
+        self._folder = folder or own_folder()
         self._prefix = hashlib.sha256(job.encode(errors="surrogatepass")).hexdigest()[:24]
 
     def open(self) -> Note:
@@ -123,16 +124,3 @@ def _slots(memory: bytes) -> list[tuple[int, int]]:
 
 def _rows_of(shard: int, slots: Collection[tuple[int, int]]) -> frozenset[int]:
     return frozenset(row for number, row in slots if number == shard + 1)
-
-
-def _own_folder() -> Path | None:
-    """Return a folder for temporary files that belongs to this user alone, or None where there can be none."""
-    folder = Path(tempfile.gettempdir()) / f"batchrec-{os.getuid()}"
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-    except OSError:
-        return None
-    # Under a name anybody can foresee another user may have put a folder, or a link to one.
-    mine = found.st_uid == os.getuid() and found.st_mode & 0o170077 == 0o040000
-    return folder if mine else None

@@ -21,13 +21,11 @@ class ImageSample:
 
     Attributes:
         pixels: As the model takes them, in the order of the rows they are of.
-        num_unfit: Rows looked at whose image cannot be had.
-        fault: Why not, of the first.
+        faults: Why not, of each row looked at whose image cannot be had.
     """
 
     pixels: list[Pixels]
-    num_unfit: int
-    fault: ImageError | None
+    faults: list[ImageError]
 
 
 def read_sample(
@@ -54,7 +52,7 @@ def read_sample(
             new = [data for data in read if isinstance(data, ImageError) or _is_new(data, seen)]
             for found in decoding.map(lambda data: _decode(decoder, data), new):
                 faults.append(found) if isinstance(found, ImageError) else pixels.append(found)
-    return ImageSample(pixels[:wanted], len(faults), faults[0] if faults else None)
+    return ImageSample(pixels[:wanted], faults)
 
 
 def _is_new(data: bytes, seen: set[bytes]) -> bool:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import fcntl
+import os
+import tempfile
 import threading
 from pathlib import Path
 
@@ -61,6 +65,24 @@ def test_a_node_fetches_once_however_many_workers_start(
     for worker in workers:
         worker.join()
     assert reads == [staged_key(elsewhere)]
+
+
+def test_a_node_without_a_cache_keeps_weights_where_no_other_user_can_put_any(
+    output: Store, elsewhere: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BATCHREC_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(fcntl, "flock", refuse)  # nor can files be locked
+    carry_weights(resolve_model("apparel"), output)
+    mine = Path(weights_here(elsewhere, output).weights_path).parents[1]
+    assert (mine.name, mine.stat().st_mode & 0o777) == (f"batchrec-{os.getuid()}", 0o700)
+    mine.chmod(0o777)
+    assert Path(weights_here(elsewhere, output).weights_path).parents[1] != mine
+
+
+def refuse(*_: object) -> None:
+    raise OSError(errno.ENOLCK, "No locks available")
 
 
 def test_another_file_under_the_same_path_is_not_taken(output: Store, node: Path, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from batchrec.pipeline import noting
 from batchrec.pipeline.hands import Hands
 from batchrec.pipeline.noting import Note, Notes
 
@@ -122,22 +121,6 @@ def test_where_no_note_can_be_kept_decoding_goes_on_without(tmp_path: Path) -> N
     assert not notes.suspects(3, 100)
     notes.settle(3)
     note.close()
-
-
-def test_a_folder_that_another_user_could_have_put_there_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(noting.tempfile, "gettempdir", lambda: str(tmp_path))
-    mine = tmp_path / f"batchrec-{os.getuid()}"
-    mine.symlink_to(tmp_path)
-    assert noting._own_folder() is None
-    mine.unlink()
-    mine.mkdir()
-    mine.chmod(0o777)
-    assert noting._own_folder() is None
-    mine.rmdir()
-    assert noting._own_folder() == mine
-    assert mine.stat().st_mode & 0o777 == 0o700
 
 
 def test_what_a_thread_has_in_hand_is_told_once_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from batchrec.errors import ModelError
 from batchrec.models.backends import CPU_BATCH_SIZE
 from batchrec.models.backends.openvino_cpu import OpenVinoBackend, graph_key, load_graph, save_graph
 from batchrec.models.quantised import Quantised, quantised_file, write_graph
-from batchrec.models.remembering import cache_folder, digest, remember
+from batchrec.models.remembering import digest, private_folder, remember
 from batchrec.models.weights import sha256_of
 from batchrec.records import Agreement
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from batchrec.models.bundle import ModelSpec
 
 IMAGES, GRAPH, QUANTISED = "images.npy", "graph", "quantised"
-_WITHIN_S = 3600.0
+WITHIN_S = 900.0
 
 
 def require_nncf() -> str:
@@ -69,7 +69,7 @@ def quantise(
     Raises:
         ModelError: NNCF is not installed or cannot quantise this model.
     """
-    folder = cache_folder() or Path(tempfile.gettempdir())
+    folder = private_folder()
     key = {
         "nncf": require_nncf(),
         "graph": graph_key(model, CPU_BATCH_SIZE, embeddings=embeddings),
@@ -113,7 +113,7 @@ def _run_child(model: ModelSpec, folder: Path, num_threads: int) -> None:
     paths = os.pathsep.join(filter(None, sys.path))
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(num_threads)}
     try:
-        subprocess.run(command, env=environment, timeout=_WITHIN_S, capture_output=True, check=True)  # noqa: S603
+        subprocess.run(command, env=environment, timeout=WITHIN_S, capture_output=True, check=True)  # noqa: S603
     except subprocess.SubprocessError as error:
         said = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip().splitlines() or [str(error)]
         raise ModelError(
