@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from batchrec.errors import ModelError
-from batchrec.models import ModelSpec
+from batchrec.models import ModelSpec, remembering
 from batchrec.models.backends import cuda_choice
 from batchrec.models.backends.compiling import compiled_rate
 from batchrec.models.backends.cuda_choice import Choice, open_cuda
@@ -31,7 +31,12 @@ def again(model: ModelSpec) -> Choice:
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Batch sizes inductor was asked for."""
     asked: list[int] = []
-    monkeypatch.setattr(Recogniser, "compile", lambda self, num_images, cache_dir: asked.append(num_images))
+
+    def written(recognise: Recogniser, num_images: int, cache_dir: Path | None) -> None:
+        recognise.compiled = True
+        asked.append(num_images)
+
+    monkeypatch.setattr(Recogniser, "compile", written)
     return asked
 
 
@@ -86,6 +91,48 @@ def test_kernels_that_are_asked_for_are_not_tried_against_others(choice, compile
     assert goes(monkeypatch, {}) == []
     assert choice.open(COMPILED, 4)[1] == "torch-inductor fp32, as asked, 4 images a batch"
     assert compiled == [4]
+
+
+def test_workers_do_not_wait_for_kernels_that_are_there(small_model, choice, compiled, monkeypatch) -> None:
+    choice.open(COMPILED, 4)
+    monkeypatch.setattr(remembering, "one_at_a_time", pytest.fail)
+    again(small_model).open(COMPILED, 4)
+    assert compiled == [4, 4]
+
+
+def test_a_compiler_that_failed_is_tried_again_after_an_hour(small_model, choice, compiled, monkeypatch) -> None:
+    measured = goes(monkeypatch, {4: 100.0}, None)
+    for _ in range(2):
+        assert again(small_model).open("auto", 4)[1].startswith("torch-eager fp32, 100 images/s")
+    assert measured == [4]
+    goes(monkeypatch, {4: 100.0}, 250.0)
+    now = cuda_choice.time.time()
+    monkeypatch.setattr(cuda_choice.time, "time", lambda: now + 3601)
+    assert again(small_model).open("auto", 4)[1].startswith("torch-inductor fp32, 250 images/s")
+
+
+def test_where_inductor_is_faster_and_cannot_be_opened_any_more_the_model_runs_as_it_is(
+    small_model, choice, monkeypatch
+) -> None:
+    import torch
+
+    def fail(*_, **__):
+        raise torch._dynamo.exc.TorchDynamoException("no C compiler")
+
+    goes(monkeypatch, {4: 100.0}, 250.0)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: fail)
+    backend, line = choice.open("auto", 4)
+    said = "torch-eager fp32, as torch-inductor cannot compile here any more (no C compiler), 4 images a batch"
+    assert line == said
+    assert backend.predict(backend.new_slab()).top_labels.shape == (4, 3)
+    with pytest.raises(ModelError, match="cannot compile here"):
+        again(small_model).open(COMPILED, 4)
+
+
+def test_where_no_batch_fits_the_smallest_is_taken(choice, monkeypatch) -> None:
+    goes(monkeypatch, {1: 1.0})
+    monkeypatch.setattr(cuda_choice.TorchCudaBackend, "portion", property(lambda self: 0))
+    assert choice.best_batch_size() == 1
 
 
 def test_openvino_is_refused_on_a_cuda_device(small_model) -> None:

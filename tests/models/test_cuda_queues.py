@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from batchrec.models import ModelSpec, resolve_model
-from batchrec.models.backends import open_backend
+from batchrec.models.backends import open_backend, torch_cuda
 from batchrec.models.backends.recogniser import Recogniser, without_norms
 from batchrec.models.backends.torch_cuda import TorchCudaBackend
 from batchrec.models.building import build_model
@@ -173,6 +173,19 @@ def test_running_out_of_memory_halves_the_batch_and_is_remembered(
     np.testing.assert_array_equal(found.top_labels, whole.top_labels)
     assert backend.portion == 2
     assert on(HostDevice(), recognise, 7).portion == 2
+
+
+def test_a_pass_takes_what_memory_batches_under_way_leave(
+    recognise: Recogniser, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    lane, run = torch_cuda._Lane.__init__, torch_cuda._Pass.__init__
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda shape, **kw: (made.append(f"{shape[0]}"), zeros(shape, **kw))[1])
+    monkeypatch.setattr(torch_cuda._Pass, "__init__", lambda self, *a: (made.append("pass"), run(self, *a))[1])
+    monkeypatch.setattr(torch_cuda._Lane, "__init__", lambda self, *a: (made.append("lane"), lane(self, *a))[1])
+    on(HostDevice(), recognise)
+    assert made[: made.index("pass")] == ["4"] * TorchCudaBackend.concurrency
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5"])

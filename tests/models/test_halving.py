@@ -28,7 +28,14 @@ def no_room_for_more_than(most: int, error: Exception) -> Callable[[int], int]:
 
 
 @pytest.mark.parametrize(
-    "error", [torch.cuda.OutOfMemoryError("CUDA out of memory"), RuntimeError(CPU_REFUSAL), MemoryError()]
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError(CPU_REFUSAL),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        MemoryError(),
+    ],
 )
 def test_the_batch_is_halved_until_it_fits(error: Exception, tmp_path: Path) -> None:
     portions = Portions(100, {"device": "a"}, tmp_path)

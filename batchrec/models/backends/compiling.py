@@ -50,10 +50,17 @@ def compiled_rate(
 
 
 def _ask(request: bytes, within_s: float) -> bytes:
-    command = [sys.executable, "-m", __name__]
+    # -P: whatever lies in the working directory is no module of ours.
+    command = [sys.executable, "-P", "-m", __name__]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     # A session of its own: inductor starts processes too, and none may outlive the answer.
     with subprocess.Popen(  # noqa: S603  this very package
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     ) as child:
         try:
             return child.communicate(request, timeout=within_s)[0]

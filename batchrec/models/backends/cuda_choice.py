@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -9,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from batchrec.errors import ModelError
 from batchrec.models.backends.compiling import compiled_rate
+from batchrec.models.backends.hardware import BackendUnavailable
 from batchrec.models.backends.queues import CudaDevice, Device
 from batchrec.models.backends.recogniser import Recogniser
 from batchrec.models.backends.torch_cpu import portions_key
 from batchrec.models.backends.torch_cuda import TorchCudaBackend
 from batchrec.models.backends.trial import images_per_s, trial_line
-from batchrec.models.remembering import one_at_a_time, remember
+from batchrec.models.remembering import remember
 
 if TYPE_CHECKING:
     from batchrec.models.bundle import ModelSpec
@@ -24,7 +27,9 @@ BATCH_SIZES: Final = (64, 128, 256, 512)
 _WORTHWHILE: Final = 1.05
 #: Longer than this no job waits for a compiler, even the first on a machine.
 _COMPILES_WITHIN_S: Final = 180.0
-_KERNELS: Final = {"torch-eager": False, "torch-inductor": True}
+_EAGER, _COMPILED = "torch-eager", "torch-inductor"
+#: A compiler that failed is tried again after so long; until then no other start waits for it.
+_FAILED_FOR_S: Final = 3600.0
 
 
 def open_cuda(
@@ -39,7 +44,7 @@ def open_cuda(
     cache_dir: Path | None,
 ) -> tuple[TorchCudaBackend, str]:
     """Load the model onto a CUDA device; see :func:`batchrec.models.backends.open_backend`."""
-    if backend not in ("auto", *_KERNELS):
+    if backend not in ("auto", _EAGER, _COMPILED):
         raise ModelError(
             "this backend is not for CUDA devices", found=backend, advice="use --backend auto, or --device cpu"
         )
@@ -78,15 +83,35 @@ class Choice:
         """Open a backend, and say in one line how it was chosen."""
         size = batch_size or self.best_batch_size()
         if backend == "auto":
-            found = remember("trials", self._key(size), partial(self._try_kernels, size), folder=self._cache_dir)
-            winner, line = found["winner"], found["line"]
+            line = self._take_faster(size)
         else:
-            winner, line = backend, f"{backend} {self._precision}, as asked"
-        if _KERNELS[winner]:
-            with one_at_a_time("kernels", self._key(size), folder=self._cache_dir):
-                self._recognise.compile(size, self._cache_dir)
+            line = f"{backend} {self._precision}, as asked"
+            if backend == _COMPILED:
+                self._compile(size)
         opened = self._open(size)
         return opened, f"{line}, {size} images a batch{'' if opened.recorded else ', without a CUDA graph'}"
+
+    def _take_faster(self, size: int) -> str:
+        """Compile the model where that was found faster, and say what was found."""
+        found = remember(
+            "trials", self._key(size), partial(self._try_kernels, size), folder=self._cache_dir, holds=_holds
+        )
+        if found["winner"] == _COMPILED:
+            try:
+                self._compile(size)
+            except BackendUnavailable as error:
+                return f"{_EAGER} {self._precision}, as {error.cause} any more ({error.found})"
+        return str(found["line"])
+
+    def _compile(self, size: int) -> None:
+        """Compile the model; only while its kernels are not there do the workers of a machine wait for one of them."""
+        remember("kernels", self._key(size), partial(self._write_kernels, size), folder=self._cache_dir)
+        if not self._recognise.compiled:
+            self._recognise.compile(size, self._cache_dir)
+
+    def _write_kernels(self, size: int) -> dict[str, Any]:
+        self._recognise.compile(size, self._cache_dir)
+        return {}
 
     def best_batch_size(self) -> int:
         """Return the smallest batch that larger ones do not beat by much."""
@@ -110,7 +135,7 @@ class Choice:
         rates: dict[int, float] = {}
         for size in BATCH_SIZES:
             rate = self._rate(size)
-            if rates and rate < _WORTHWHILE * max(rates.values()):
+            if rates and rate <= _WORTHWHILE * max(rates.values()):
                 break
             rates[size] = rate
         return {"batch_size": max(rates), "images_per_s": {str(size): round(rate) for size, rate in rates.items()}}
@@ -124,7 +149,7 @@ class Choice:
         return rate
 
     def _try_kernels(self, batch_size: int) -> dict[str, Any]:
-        rates = {"torch-eager": self._rate(batch_size)}
+        rates = {_EAGER: self._rate(batch_size)}
         compiled = compiled_rate(
             self._model,
             self._device.name,
@@ -135,10 +160,16 @@ class Choice:
             within_s=_COMPILES_WITHIN_S,
         )
         if compiled is not None:
-            rates["torch-inductor"] = compiled
+            rates[_COMPILED] = compiled
         winner = max(rates, key=lambda name: rates[name])
-        return {"winner": winner, "line": trial_line(winner, self._precision, rates)}
+        found = {"winner": winner, "line": trial_line(winner, self._precision, rates)}
+        return found if compiled is not None else {**found, "until": time.time() + _FAILED_FOR_S}
 
     def _key(self, batch_size: int | None) -> dict[str, Any]:
         key = portions_key(self._model, self._precision, self._device.kind, embeddings=self._embeddings)
         return key | {"batch_size": batch_size, "torch": version("torch")}
+
+
+def _holds(found: Mapping[str, Any]) -> bool:
+    """Whether a trial is still believed."""
+    return time.time() < float(found.get("until", "inf"))

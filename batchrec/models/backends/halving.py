@@ -11,8 +11,8 @@ from batchrec.models.remembering import keep, recall
 
 _Answer = TypeVar("_Answer")
 _KIND = "portions"
-#: What torch says where a CPU has no memory left; there is no class for it.
-_CPU_WORDS = "can't allocate memory"
+#: What torch says where a CPU, or a library of CUDA, finds no memory; there is no class for it.
+_WORDS = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 class Portions:
@@ -71,4 +71,5 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether torch, on whatever device, found no memory."""
     import torch
 
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _CPU_WORDS in str(error)
+    said = str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in said for words in _WORDS)

@@ -47,7 +47,7 @@ class Recogniser:
         torch.backends.cudnn.benchmark = True
         network = without_norms(build_model(model, embeddings=embeddings))
         self._network: Any = network.to(device, self._dtype).to(memory_format=torch.channels_last)
-        self._answer: Callable[[torch.Tensor], tuple[torch.Tensor, ...]] = self._answer_plainly
+        self._weigh: Callable[[torch.Tensor], tuple[torch.Tensor, ...]] = self._weigh_plainly
 
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the fields of :class:`batchrec.models.backends.scores.Scores`, in their order.
@@ -71,12 +71,13 @@ class Recogniser:
 
         share_kernels(cache_dir)
         side = self.model.preprocess.crop
-        self._answer, self.compiled = torch.compile(self._answer_plainly, dynamic=False), True
+        self._weigh, self.compiled = torch.compile(self._weigh_plainly, dynamic=False), True
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self(torch.zeros((num_images, side, side, 3), dtype=torch.uint8, device=self.device))
         except TorchDynamoException as error:
+            self._weigh, self.compiled = self._weigh_plainly, False
             raise BackendUnavailable(
                 "torch-inductor cannot compile here",
                 found=(str(error).strip().splitlines() or [type(error).__name__])[0][:200],
@@ -87,7 +88,15 @@ class Recogniser:
         """Return what decides how many images fit on a kind of device, and how fast they go."""
         return portions_key(self.model, self.precision, device_kind, embeddings=self.embeddings)
 
-    def _answer_plainly(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _answer(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        import torch
+
+        # Not compiled, or each number of labels kept would have kernels of its own, and wait for them.
+        logits, scores, entropy, *embeddings = self._weigh(images)
+        best = _best(logits, self._top_k)
+        return scores.gather(1, best), best.to(torch.int32), entropy, *embeddings
+
+    def _weigh_plainly(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         import torch
 
         # The layout of the bytes is channels-last already: permuting only renames the axes.
@@ -96,9 +105,8 @@ class Recogniser:
         logits, *embeddings = outputs if self.embeddings else (outputs,)
         logits = logits.float()
         scores = torch.softmax(logits, dim=1)
-        best = _best(logits, self._top_k)
         entropy = torch.special.entr(scores).sum(dim=1)
-        return scores.gather(1, best), best.to(torch.int32), entropy, *(each.float() for each in embeddings)
+        return logits, scores, entropy, *(each.float() for each in embeddings)
 
 
 def _best(logits: torch.Tensor, k: int) -> torch.Tensor:

@@ -46,6 +46,8 @@ class TorchCudaBackend:
     def __init__(
         self, recognise: Recogniser, device: Device, *, batch_size: int, cache_dir: Path | None = None
     ) -> None:
+        import torch
+
         self.device, self.precision, self.batch_size = device.name, recognise.precision, batch_size
         side = recognise.model.preprocess.crop
         self._shape = (batch_size, side, side, 3)
@@ -54,10 +56,12 @@ class TorchCudaBackend:
         self._alone = threading.Lock()
         self._portions = Portions(batch_size, recognise.key(device.kind), cache_dir)
         self._pass: _Pass | None = None
+        # First: batches cannot be halved, and a pass takes what memory there is.
+        batches = [torch.zeros(self._shape, dtype=torch.uint8, device=device.name) for _ in range(self.concurrency)]
         outputs = self._portions.run(self._pass_of, device.empty_cache).outputs
         self._lanes: SimpleQueue[_Lane] = SimpleQueue()
-        for _ in range(self.concurrency):
-            self._lanes.put(_Lane(device, self._shape, outputs))
+        for images in batches:
+            self._lanes.put(_Lane(device, images, outputs))
         device.settle()
 
     @property
@@ -151,11 +155,9 @@ class _Pass:
 class _Lane:
     """Memory of one batch under way: its images on the device, its answers in this process."""
 
-    def __init__(self, device: Device, shape: tuple[int, int, int, int], outputs: list[torch.Tensor]) -> None:
-        import torch
-
-        self._images = torch.zeros(shape, dtype=torch.uint8, device=device.name)
-        self._answers = [device.new_host_tensor((shape[0], *each.shape[1:]), each.dtype) for each in outputs]
+    def __init__(self, device: Device, images: torch.Tensor, outputs: list[torch.Tensor]) -> None:
+        self._images = images
+        self._answers = [device.new_host_tensor((len(images), *each.shape[1:]), each.dtype) for each in outputs]
 
     def take(self, images: NDArray[np.uint8]) -> None:
         """Copy a batch to the device."""
