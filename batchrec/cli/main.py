@@ -28,6 +28,8 @@ from batchrec.errors import BatchrecError, StorageLost, UsageError
 from batchrec.redacting import shown
 
 EXIT_INTERRUPTED, EXIT_SIGNALLED = 130, 128
+#: Verbs that keep nothing of what they did so far.
+_BEGIN_ANEW = (["bench"], ["plan"])
 
 
 class Terminated(BaseException):
@@ -108,10 +110,10 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         return _complain(_in_our_words(error), as_json="--json" in arguments)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted: the same command resumes", err=True)
+        click.echo(f"interrupted{_resumes(arguments)}", err=True)
         return EXIT_INTERRUPTED
     except Terminated as ended:
-        click.echo("terminated: the same command resumes", err=True)
+        click.echo(f"terminated{_resumes(arguments)}", err=True)
         return EXIT_SIGNALLED + ended.number
     except OSError as error:
         if error.errno != errno.ENOSPC:
@@ -123,6 +125,10 @@ def run(arguments: list[str]) -> int:
         silence(sys.stdout)
         return 0
     return result if isinstance(result, int) else 0
+
+
+def _resumes(arguments: list[str]) -> str:
+    return "" if arguments[:1] in _BEGIN_ANEW else ": the same command resumes"
 
 
 def _in_our_words(error: click.ClickException) -> UsageError:

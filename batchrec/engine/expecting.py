@@ -49,7 +49,12 @@ def recall_outside(spec: JobSpec, model: ModelSpec, placement: Placement) -> flo
 
 
 def _key_of_job(spec: JobSpec, identity: Identity, placement: Placement) -> dict[str, Any]:
-    return {"job_id": identity.job_id, **_place(spec, placement)}
+    return {
+        "job_id": identity.job_id,
+        "pool": spec.pool,
+        "max_requests": spec.max_requests,
+        **_place(spec, placement),
+    }
 
 
 def _key_of_start(spec: JobSpec, model: ModelSpec, placement: Placement) -> dict[str, Any]:

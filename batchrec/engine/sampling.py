@@ -15,6 +15,7 @@ import numpy as np
 
 from batchrec.engine.worker import Worker
 from batchrec.engine.worker_job import WorkerJob
+from batchrec.errors import Refused
 from batchrec.manifest.planning import Plan
 from batchrec.manifest.rows import RowReader
 from batchrec.manifest.sampling import require_uris
@@ -22,6 +23,8 @@ from batchrec.records import Attempt, Shard, WorkerFacts
 
 #: How long a worker is watched, and how long where its batches are slow.
 RUN_S, LONGEST_RUN_S = 4.0, 20.0
+#: How long the first batches are waited for.
+LONGEST_WAIT_S = 120.0
 #: Places of a manifest that are looked at: it may be sorted.
 _PLACES = 8
 _ROWS_OF_A_SHARD = 128
@@ -62,6 +65,7 @@ def run_sample(job: WorkerJob, plan: Plan) -> float:
         plan: Where the rows are; a small one is gone through again and again.
 
     Raises:
+        Refused: The model is too slow to be watched.
         BatchrecError: What a worker of the job itself would raise.
     """
     worker, enough = Worker(job), threading.Event()
@@ -113,6 +117,11 @@ def _watch(worker: Worker, facts: WorkerFacts, feeders: Sequence[Future[None]]) 
 
 def _is_enough(events: Sequence[Event], waited_s: float) -> bool:
     if len(events) < 2:
+        if waited_s >= LONGEST_WAIT_S:
+            raise Refused(
+                f"no batch came back in {waited_s:.0f} s",
+                advice="try a smaller --batch-size; `batchrec submit` needs no measurement",
+            )
         return False
     watched_s = events[-1][0] - events[0][0]
     return (watched_s >= RUN_S and len(events) >= _MIN_EVENTS) or waited_s >= LONGEST_RUN_S

@@ -50,7 +50,7 @@ def _folder_near(output: str | None) -> Iterator[str]:
 
 
 def _first_that_is_there(output: str) -> Path:
-    wanted = Path(local_path(output)).absolute()
+    wanted = Path(local_path(output)).expanduser().absolute()
     return next(folder for folder in (wanted, *wanted.parents) if folder.is_dir())
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from batchrec import benching
 from batchrec.engine import measuring, sampling
+from batchrec.engine.scratch import scratch_beside
+from batchrec.spec import StoreOptions
 from tests.cli.conftest import names_below
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -66,6 +68,28 @@ def test_bench_draws_images_where_none_are_named_and_leaves_nothing_where_the_ou
     assert " from local disk, " in lines["fetch"]
     assert "torch-inductor: compiling takes half a minute" in printed
     assert names_below(tmp_path) == set()
+
+
+def test_an_output_in_the_home_is_looked_for_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with scratch_beside("~/x", StoreOptions()) as scratch:
+        assert Path(scratch).parent == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("verb", "said"), [("bench", "interrupted\n"), ("submit", "interrupted: the same command res")]
+)
+def test_only_what_resumes_is_said_to(
+    run_cli: Cli, archive: Path, monkeypatch: pytest.MonkeyPatch, verb: str, said: str
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("batchrec.benching.bench", interrupt)
+    monkeypatch.setattr("batchrec.job.run_job", interrupt)
+    code, _, err = run_cli(verb, archive / "manifest.parquet", *QUICK)
+    assert code == 130
+    assert said in err
 
 
 def test_a_manifest_without_a_single_readable_image_cannot_be_measured(

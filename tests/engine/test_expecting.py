@@ -39,7 +39,8 @@ def test_an_expectation_is_of_one_job_in_one_placement() -> None:
     assert recall_expectation(SPEC.replace(output="elsewhere"), job, HERE) == EXPECTATION
     assert recall_expectation(SPEC, other, HERE) is None
     assert recall_expectation(SPEC, job, Placement("cpu", 2, 1)) is None
-    assert recall_expectation(SPEC.replace(backend="torch-eager"), job, HERE) is None
+    for another in ({"backend": "torch-eager"}, {"pool": "inline"}, {"max_requests": 8}):
+        assert recall_expectation(SPEC.replace(**another), job, HERE) is None
 
 
 def test_the_least_of_the_last_starts_is_remembered_by_model_and_pool(make_summary: Make) -> None:

@@ -115,6 +115,13 @@ def test_the_rate_is_that_of_rows_coming_back_not_of_the_wait_for_the_first() ->
     assert steady_rate([(100.0 + 0.5 * batch, 64 + 32 * batch) for batch in range(9)]) == pytest.approx(64)
 
 
+@pytest.mark.parametrize("events", [[], [(100.0, 64)]])
+def test_a_model_that_answers_nothing_is_not_watched_for_ever(events: list[sampling.Event]) -> None:
+    assert not sampling._is_enough(events, 119)
+    with pytest.raises(Refused, match="no batch came back in 120 s"):
+        sampling._is_enough(events, 120)
+
+
 def test_copies_are_measured_through_the_same_interface_without_a_device() -> None:
     assert copied_bytes_per_s("cpu", 2**20, seconds=0.01) > 2**20
 
