@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 
 import pytest
 
 from batchrec.errors import ModelError
-from batchrec.models import ModelSpec, remembering
+from batchrec.models import ModelSpec
 from batchrec.models.backends import cuda_choice
 from batchrec.models.backends.compiling import compiled_rate
 from batchrec.models.backends.cuda_choice import Choice, open_cuda
@@ -95,7 +96,7 @@ def test_kernels_that_are_asked_for_are_not_tried_against_others(choice, compile
 
 def test_workers_do_not_wait_for_kernels_that_are_there(small_model, choice, compiled, monkeypatch) -> None:
     choice.open(COMPILED, 4)
-    monkeypatch.setattr(remembering, "one_at_a_time", pytest.fail)
+    monkeypatch.setattr(fcntl, "flock", pytest.fail)
     again(small_model).open(COMPILED, 4)
     assert compiled == [4, 4]
 

@@ -200,6 +200,17 @@ def test_folding_norms_away_changes_no_answer(draw_weights, architecture: str) -
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
+def test_what_is_compiled_is_the_same_for_any_number_of_labels(
+    small_model: ModelSpec, noise: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function) or function)
+    for top_k in (1, 3):
+        Recogniser(small_model, precision="fp32", device="cpu", top_k=top_k).compile(BATCH)
+    one, three = (function(torch.from_numpy(noise)) for function in compiled)
+    assert [each.shape for each in one] == [each.shape for each in three]
+
+
 @pytest.mark.slow
 def test_inductor_changes_no_answer_and_leaves_its_kernels_for_the_next(
     small_model: ModelSpec, noise: np.ndarray, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
