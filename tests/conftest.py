@@ -18,7 +18,7 @@ settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
 # Ray lets its workers go last. Where tests in two processes keep both cores busy they would hardly go at all.
-os.environ["RAY_worker_niceness"] = "0"
+os.environ.update(RAY_worker_niceness="0")
 pytest_plugins = ["tests.s3_fixture"]
 
 
