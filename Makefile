@@ -23,7 +23,7 @@ demo: $(INSTALLED)  ## draw a sample archive and recognise it with the bundled m
 	$(BIN)/batchrec verify .demo/out
 
 test: $(INSTALLED)  ## the tests of every push
-	$(PYTEST) -n $(TEST_PROCESSES) --dist loadfile
+	$(PYTEST) -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-cluster: $(INSTALLED)  ## real Rays, one of four raylets with token authentication, killed and stopped while they work
 	$(PYTEST) -m cluster
