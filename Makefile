@@ -4,11 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SEEDS ?= 100000
+ROWS ?= 1000000
+KILLS ?= 100
 # Each process of tests takes up to 3 GB, and starts its own Ray.
 TEST_PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-cluster test-slow test-gpu soak mutants check lint types layers clean
+.PHONY: demo test test-cluster test-slow test-gpu soak soak-cluster mutants check lint types layers clean
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and "batchrec needs Python 3.11 or newer; make PYTHON=python3.12 ...")'
@@ -36,6 +38,9 @@ test-gpu: $(INSTALLED)
 
 soak: $(INSTALLED)  ## histories of the simulation, SEEDS of them; prints the first that fails and how to replay it
 	$(BIN)/python -m tests.simulation.soak --seeds $(SEEDS)
+
+soak-cluster: $(INSTALLED)  ## a job of ROWS rows on four raylets and a bucket on a bad day, KILLS times killed; about an hour
+	$(BIN)/python -m tests.cluster.soak --rows $(ROWS) --kills $(KILLS)
 
 mutants: $(INSTALLED)  ## every guard of the protocol taken out in turn; something must notice each time
 	$(BIN)/python -m tests.mutants

@@ -20,6 +20,7 @@ import pytest
 import batchrec
 from batchrec.manifest.planning import Plan
 from batchrec.output.verifying import Verification, verify
+from tests.interrupting import hear_interrupts
 
 pytestmark = [pytest.mark.ray, pytest.mark.cluster]
 
@@ -59,7 +60,12 @@ def submit(long_manifest: Path, tmp_path: Path) -> Iterator[Callable[..., subpro
     def start(*more: str) -> subprocess.Popen[str]:
         words = [*map(str, command), *flags, *more]
         process = subprocess.Popen(
-            words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+            words,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=hear_interrupts,
         )
         started.append(process)
         return process

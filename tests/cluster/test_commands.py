@@ -24,6 +24,7 @@ from batchrec.spec import JobSpec, StoreOptions
 from batchrec.storage import open_store
 from tests.cluster.conftest import write_manifest
 from tests.cluster.head import REPOSITORY, TOKEN, RayHead, free_port, own_ip
+from tests.interrupting import hear_interrupts
 from tests.s3_server import S3Server
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -180,7 +181,7 @@ def test_an_interrupt_leaves_the_job_running_and_says_how_to_end_it(
     environment = {**os.environ, "RAY_AUTH_TOKEN": TOKEN, "HOME": str(home), "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-m", "batchrec", "submit", str(manifest), "-o", str(tmp_path / "out")]
     command += ["--address", head.url, "--env", f"PYTHONPATH={tmp_path}/shadow"]
-    running = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts)
     assert running.stderr is not None
     said = ""
     while "begun" not in said:
