@@ -136,7 +136,7 @@ def replace_a_node(cluster: Raylets, victim: int, out: Path, process: subprocess
 
 
 def assert_one_node_went_and_one_came(report: dict[str, Any]) -> None:
-    assert report["workers_lost"] == 1
+    assert 1 <= report["workers_lost"] <= 2, "one that worked there, and perhaps one that was about to start there"
     assert report["attempts_failed"] == 0
     assert report["attempts_lost"] <= 2, "a worker holds two shards at most"
     assert len({worker["pid"] for worker in report["workers"]}) == 3, "two at first, and one on the node that came late"
