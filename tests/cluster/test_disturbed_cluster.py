@@ -216,16 +216,19 @@ def test_a_job_stopped_is_resumed_by_another_driver(
 
 
 def test_of_two_drivers_at_once_the_second_is_refused(
-    type_command: Command, longer_submission: list[object], tmp_path: Path
+    type_command: Command, longer_submission: list[object], cluster: Raylets, tmp_path: Path
 ) -> None:
-    # One worker leaves a core for another coordinator, and takes its time.
+    # One worker leaves a core for another coordinator; it stands still, or it might be through before that has begun.
     first = type_command(*longer_submission, "--workers", "1")
     wait_for_parts(tmp_path / "out", 1, first)
+    [worker] = [worker for node in cluster.standing for worker in cluster.workers(node)]
+    worker.suspend()
     # Another command for the same rows: the submission has another name, the job is the same.
     code, _, said = ended(type_command(*longer_submission, "--workers", "1", "--deadline", "1h"))
     assert code == 3, said
     assert "this job is being run already" in said
     assert first.poll() is None
+    worker.resume()
     assert ended(type_command("stop", tmp_path / "out"))[0] == 0
     assert ended(first)[0] in (5, 6)
     assert verified(tmp_path / "out").faults == ()
