@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import ray
 from ray.exceptions import RayError
@@ -60,6 +60,15 @@ def start_local_ray(num_cpus: int, slabs_bytes: int = 0) -> None:
             configure_logging=False,
             log_to_driver=True,
         )
+    _end_monitor()
+
+
+def _end_monitor() -> None:
+    """End the autoscaler's monitor: a Ray of one machine has nothing to scale, and waits a second for it at the end."""
+    from ray._private import worker
+
+    with suppress(AttributeError):  # neither name is public
+        worker._global_node.kill_monitor(check_alive=False)
 
 
 def missing_of_own_ray() -> str:
