@@ -10,7 +10,7 @@ from batchrec.errors import UsageError
 from batchrec.settings import checked, resolve_settings
 
 if TYPE_CHECKING:
-    from batchrec.output.reading import Output
+    from batchrec.output.opening import OpenedOutput
     from batchrec.report.summary import RunSummary
     from batchrec.spec import StoreOptions
 
@@ -43,12 +43,12 @@ def submit(source: str | Path | Sequence[str | Path], **settings: Any) -> RunSum
     return run_job(resolved.to_spec())
 
 
-def open(url: str, store: StoreOptions | None = None) -> Output:  # noqa: A001  read as batchrec.open
+def open(url: str, store: StoreOptions | None = None) -> OpenedOutput:  # noqa: A001  read as batchrec.open
     """Open an output folder, complete or not.
 
     Raises:
         OutputError: The folder is no job's.
     """
-    from batchrec.output.reading import open_output
+    from batchrec.output.opening import open_output
 
     return open_output(url, store)

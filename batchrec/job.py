@@ -97,7 +97,7 @@ def _report(
     summary = summarise(
         sealed,
         counts,
-        Output(store, job.identity.job_id, job.identity.fields, job.spec.store).errors(merged=False),
+        Output(store, job.identity.job_id, job.identity.fields, job.spec.store).own_errors(),
         output=job.spec.output,
         model=job.model.name,
         agreement=job.agreement,

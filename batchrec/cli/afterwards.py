@@ -18,7 +18,7 @@ from batchrec.spec import StoreOptions
 if TYPE_CHECKING:
     from batchrec.engine.repairing import Examined
     from batchrec.output.exporting import Exported
-    from batchrec.output.reading import Output
+    from batchrec.output.opening import OpenedOutput
 
 EXIT_OVER_FAILURE_RATE = 4
 _RETRYABLE = ", ".join(code.value for code, facts in CODES.items() if facts.retryable)
@@ -58,7 +58,7 @@ def retry(
     return _say_merged(parent, prepared.max_failure_rate)
 
 
-def _nothing_to_retry(parent: Output, as_json: bool) -> int:
+def _nothing_to_retry(parent: OpenedOutput, as_json: bool) -> int:
     num_failed = parent.errors().num_rows
     verdict = f"nothing to retry: {num_failed:,} rows without a prediction, none with such a code"
     if as_json:
@@ -68,7 +68,7 @@ def _nothing_to_retry(parent: Output, as_json: bool) -> int:
     return 0
 
 
-def _say_merged(parent: Output, limit: float) -> int:
+def _say_merged(parent: OpenedOutput, limit: float) -> int:
     """Say where a job and its retries are together; return the exit code of that."""
     assert parent.seal is not None
     num_rows, num_failed = parent.seal.num_rows, parent.errors().num_rows

@@ -10,7 +10,7 @@ from batchrec.cluster.addresses import Address, resolve_address
 from batchrec.cluster.submission import Submission, is_submission_id, submissions_of
 from batchrec.cluster.tokens import token_for
 from batchrec.errors import OutputError, UsageError
-from batchrec.output.reading import Output, open_output
+from batchrec.output.reading import Output
 from batchrec.spec import StoreOptions
 from batchrec.storage import open_store
 
@@ -143,7 +143,7 @@ def _address(record: Submission, setting: str | None, origin: str, *, no_auth: b
 def output_of(text: str, options: StoreOptions) -> Output | None:
     """Return the output in a folder; None while no coordinator has begun one."""
     try:
-        return open_output(text, options)
+        return Output.at(text, options)
     except OutputError:
         return None
 

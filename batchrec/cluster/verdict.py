@@ -97,7 +97,7 @@ def sealed_verdict(output: Output, *, model: str, max_failure_rate: float) -> Ru
     return summarise(
         output.seal,
         RunCounts(),
-        output.errors(merged=False),
+        output.own_errors(),
         output=output.store.url,
         model=model,
         max_failure_rate=max_failure_rate,

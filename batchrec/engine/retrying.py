@@ -31,6 +31,7 @@ from batchrec.output.children import (
     read_origin,
 )
 from batchrec.output.layout import ORIGIN_KEY, OUTPUT_KEY, RETRY_PREFIX
+from batchrec.output.opening import OpenedOutput
 from batchrec.output.reading import Output
 from batchrec.settings import resolve_settings
 from batchrec.spec import JobSpec
@@ -94,7 +95,7 @@ class _Parent:
 
 
 def prepare_retry(
-    parent: Output, *, codes: Sequence[str] = (), sets: Sequence[str] = (), target: str | None = None
+    parent: OpenedOutput, *, codes: Sequence[str] = (), sets: Sequence[str] = (), target: str | None = None
 ) -> Retry | None:
     """Make a retry of a job's failed rows ready to run; None where no row is to be done again.
 
@@ -170,7 +171,7 @@ def _is_same(child: Child, codes: Sequence[str], texts: Mapping[str, str], targe
     return here and not child.sealed and (record.codes, record.settings) == (tuple(codes), texts)
 
 
-def _failed_rows(parent: Output, codes: Sequence[str]) -> Any:
+def _failed_rows(parent: OpenedOutput, codes: Sequence[str]) -> Any:
     """Return the rows that still have one of some codes, as a table of errors."""
     errors = parent.errors()
     return errors.filter(np.isin(errors["error_code"].to_numpy(), codes))

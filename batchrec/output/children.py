@@ -15,7 +15,7 @@ from typing import Any
 from batchrec.errors import OutputError
 from batchrec.output.advising import stands
 from batchrec.output.layout import ORIGIN_KEY, OUTPUT_KEY, Layout
-from batchrec.output.reading import Output, open_output
+from batchrec.output.reading import Output
 from batchrec.spec import StoreOptions
 from batchrec.storage import KeyMissing, Store, create_or_find, open_store
 
@@ -184,7 +184,7 @@ def _beside(parent: str, child: str) -> str:
 def _opened(url: str, options: StoreOptions, origin: Origin) -> Output | None:
     if not stands(open_store(url, options), OUTPUT_KEY):
         return None  # prepared, never run
-    output = open_output(url, options)
+    output = Output.at(url, options)
     wanted = [[file.size, file.footer_sha256] for file in origin.files]
     if [list(file[1:]) for file in output.identity["manifest"]] != wanted:
         raise OutputError(

@@ -40,7 +40,7 @@ class MergedRows:
 
 
 class MergedPredictions:
-    """The predictions of a job and its retries, read as a stream; see :meth:`Output.predictions`.
+    """The predictions of a job and its retries, read as a stream; see :meth:`OpenedOutput.predictions`.
 
     It has what most readers use of pyarrow's ``Dataset`` (``schema``, ``to_batches``, ``to_table``, ``count_rows``,
     ``head``), and DuckDB, Polars and pandas take it as it is, through Arrow's C stream. Every call reads anew; rows

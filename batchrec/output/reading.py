@@ -1,4 +1,4 @@
-"""Outputs as their readers see them: ``batchrec.open(OUT)`` and the verbs that look at a folder."""
+"""One job's output folder as its readers see it, without the retries of its rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,8 +25,6 @@ from batchrec.storage import KeyMissing, Store, open_filesystem, open_store
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
-
-    from batchrec.output.merging import MergedPredictions
 
 _JOB_ID = re.compile(r"[0-9a-f]{64}")
 _SAYS_MORE = "`batchrec verify` says what else is, and `batchrec repair` mends it"
@@ -47,6 +45,28 @@ class Output:
     job_id: str
     identity: Mapping[str, Any]
     options: StoreOptions
+
+    @classmethod
+    def at(cls, url: str, options: StoreOptions) -> Self:
+        """Open an output folder.
+
+        Raises:
+            OutputError: The folder is no job's.
+        """
+        store = open_store(url, options)
+        try:
+            record = json.loads(store.read(OUTPUT_KEY))
+            if not _JOB_ID.fullmatch(record["job_id"]):
+                raise ValueError(f"job_id is {record['job_id']!r}")
+            return cls(store, record["job_id"], dict(record["identity"]), options)
+        except KeyMissing as error:
+            raise OutputError(
+                f"{url} is not the output of a job", found=f"no {OUTPUT_KEY}", advice="name the folder given with -o"
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise OutputError(
+                f"{url}/{OUTPUT_KEY} cannot be read", found=str(error), advice="it was not written by batchrec"
+            ) from error
 
     @property
     def layout(self) -> Layout:
@@ -90,51 +110,28 @@ class Output:
                 f"{self.store.url}/{key} is damaged", found=str(error).split("\n")[0], advice=_SAYS_MORE
             ) from error
 
-    def predictions(self, *, merged: bool = True) -> ds.Dataset | MergedPredictions:
-        """Return the rows; columns are read when they are asked for.
-
-        A job nobody retried gives a pyarrow dataset. One whose failed rows were done again by ``batchrec retry``
-        gives a :class:`~batchrec.output.merging.MergedPredictions`: the same rows in the same order, with those
-        replaced that a complete retry has, read as a stream. Both have ``schema``, ``to_table``, ``to_batches``,
-        ``count_rows`` and ``head``, and both are taken by DuckDB, Polars and pandas.
-
-        Args:
-            merged: Whether retries count; False gives the dataset of the job's own rows.
+    def own_predictions(self) -> ds.Dataset:
+        """Return the rows of the job's own parts as a pyarrow dataset; columns are read when they are asked for.
 
         Raises:
-            OutputError: No part stands yet, or a retry's folder is damaged.
+            OutputError: No part stands yet.
         """
-        if merged:
-            from batchrec.output.merging import MergedPredictions, sealed_children
-
-            if sealed_children(self):
-                return MergedPredictions(self)
-        return self._own_predictions()
-
-    def _own_predictions(self) -> ds.Dataset:
         import pyarrow.dataset as ds  # brings pandas along, which no other verb needs
 
         paths = self._standing()
         system, root = open_filesystem(self.store.url, self.options)
         return ds.dataset([f"{root}/{key}" for key in paths], filesystem=system, format="parquet")
 
-    def errors(self, *, merged: bool = True) -> pa.Table:
-        """Return the rows without a prediction; of a job under way, those published so far.
-
-        Args:
-            merged: Whether retries count: rows they recognised are left out, the others have their newest error.
+    def own_errors(self) -> pa.Table:
+        """Return the job's own rows without a prediction; of a job under way, those published so far.
 
         Raises:
-            OutputError: No part stands yet, the table is gone, or a retry's folder is damaged.
+            OutputError: No part stands yet, or the table is gone.
         """
         if self.seal is not None:
-            if not merged:
-                return self._sealed_errors()
-            from batchrec.output.merging import merged_errors
-
-            return merged_errors(self, self._sealed_errors())
+            return self._sealed_errors()
         columns = ["image_id", "uri", "row", "error_code", "error_detail", "attempt"]
-        rows = self._own_predictions()
+        rows = self.own_predictions()
         return rows.to_table(columns=columns, use_threads=False, filter=pc.field("status") == ERROR)
 
     def _standing(self) -> list[str]:
@@ -186,26 +183,3 @@ class Output:
             return self.store.read(key)
         except KeyMissing as error:
             raise OutputError(f"{self.store.url}/{key} is not there", advice=advice) from error
-
-
-def open_output(url: str, options: StoreOptions | None = None) -> Output:
-    """Open an output folder.
-
-    Raises:
-        OutputError: The folder is no job's.
-    """
-    options = options or StoreOptions()
-    store = open_store(url, options)
-    try:
-        record = json.loads(store.read(OUTPUT_KEY))
-        if not _JOB_ID.fullmatch(record["job_id"]):
-            raise ValueError(f"job_id is {record['job_id']!r}")
-        return Output(store, record["job_id"], dict(record["identity"]), options)
-    except KeyMissing as error:
-        raise OutputError(
-            f"{url} is not the output of a job", found=f"no {OUTPUT_KEY}", advice="name the folder given with -o"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise OutputError(
-            f"{url}/{OUTPUT_KEY} cannot be read", found=str(error), advice="it was not written by batchrec"
-        ) from error
