@@ -25,11 +25,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.cluster.raylets import Raylets, raylets
-from tests.s3_server import BAD_DAY, S3Server, SeededFaults
+from tests.s3_server import BAD_DAY, Fault, Request, S3Server, SeededFaults
 
 NUM_IMAGES = 200
 OUT = "s3://results/out"
 _SAYS_EVERY_S = 15.0
+_FULL, _FULL_S = Fault(status=507, code="XMinioStorageFull"), 20.0
 _RESUMABLE = (5, 6, 130, 143, -signal.SIGKILL)
 
 
@@ -70,28 +71,48 @@ def draw_model(folder: Path) -> Path:
     return folder / "model"
 
 
+class Weather:
+    """Faults of a bucket: those of a bad day, and now and then no room for anything."""
+
+    def __init__(self, seed: int) -> None:
+        self.faults = SeededFaults(seed, BAD_DAY)
+        self.num_full = 0
+        self._full_until = 0.0
+
+    def __call__(self, request: Request) -> Fault | None:
+        if request.method in ("PUT", "POST") and time.monotonic() < self._full_until:
+            self.num_full += 1
+            return _FULL
+        return self.faults(request)
+
+    def fill(self, seconds: float) -> None:
+        """Let nothing more in for so long."""
+        self._full_until = time.monotonic() + seconds
+
+
 class Havoc:
-    """Kills and stops what takes part in the job, as a seed says.
+    """Kills and stops what takes part in the job, as a seed says, and fills its bucket.
 
     Args:
         cluster: Its first node is the head, which is left alone.
+        weather: Of the bucket.
         rng: Draws.
     """
 
-    def __init__(self, cluster: Raylets, rng: random.Random) -> None:
-        self._cluster, self._rng = cluster, rng
+    def __init__(self, cluster: Raylets, weather: Weather, rng: random.Random) -> None:
+        self._cluster, self._weather, self._rng = cluster, weather, rng
         self._nodes = list(range(1, len(cluster.nodes)))
         self.done: Counter[str] = Counter()
+        self.ended: Counter[int] = Counter()
 
     @property
     def num_kills(self) -> int:
-        return sum(count for name, count in self.done.items() if name != "stopped")
+        return sum(self.done[name] for name in ("workers", "coordinators", "nodes"))
 
     def strike(self) -> None:
         """Do one thing, where there is somebody to do it to."""
-        act = self._rng.choices(
-            (self._kill_worker, self._kill_coordinator, self._kill_node, self._stop), (12, 3, 1, 4)
-        )[0]
+        acts = (self._kill_worker, self._kill_coordinator, self._kill_node, self._stop, self._fill)
+        act = self._rng.choices(acts, (12, 3, 1, 4, 1))[0]
         with contextlib.suppress(psutil.NoSuchProcess):
             act()
 
@@ -127,6 +148,10 @@ class Havoc:
             worker.resume()
             self.done["stopped"] += 1
 
+    def _fill(self) -> None:
+        self._weather.fill(_FULL_S)
+        self.done["bucket full"] += 1
+
 
 def run(command: list[str], cluster: Raylets, havoc: Havoc, num_kills: int, pause_s: float, bucket: S3Server) -> int:
     """Type the command until it ends complete; returns how often it was typed."""
@@ -142,6 +167,7 @@ def run(command: list[str], cluster: Raylets, havoc: Havoc, num_kills: int, paus
             say(havoc, typed, bucket)
         assert process.stderr
         errors = process.stderr.read()
+        havoc.ended[process.returncode] += 1
         if process.returncode == 0:
             return typed
         if process.returncode not in _RESUMABLE:
@@ -202,18 +228,19 @@ def main() -> None:
         bucket.create_bucket("results")
         os.environ.update(bucket.environment)
         manifest, model = draw_archive(Path(scratch), asked.rows), draw_model(Path(scratch))
-        bucket.fault = weather = SeededFaults(asked.seed, BAD_DAY)
+        bucket.fault = weather = Weather(asked.seed)
         with raylets() as cluster:
             cluster.start_head(num_cpus=0)
             for _ in range(3):
                 cluster.add_node(num_cpus=1)
-            havoc = Havoc(cluster, random.Random(asked.seed))
+            havoc = Havoc(cluster, weather, random.Random(asked.seed))
             words = ["submit", manifest, "-o", OUT, "--model", model, "--address", cluster.url, "--backend", "openvino"]
             command = [sys.executable, "-m", "batchrec", *map(str, words)]
             typed = run(command, cluster, havoc, asked.kills, asked.pause, bucket)
         bucket.fault = None
         print(f"complete after {time.monotonic() - began:.0f} s, typed {typed} times, killed {dict(havoc.done)},")
-        print(f"faults of the store {sum(weather.made.values()):,}")
+        print(f"exit codes {dict(havoc.ended)},")
+        print(f"faults of the store {sum(weather.faults.made.values()):,}, without room {weather.num_full:,}")
         check(manifest, model, asked.rows, Path(scratch))
 
 
