@@ -1,8 +1,8 @@
-"""Client CPU of reading objects over HTTP from an S3 server on this machine: ours beside s3fs.
+"""Client CPU of reading images over HTTP from an S3 server on this machine: objects, s3fs beside it, and a tar.
 
     python benchmarks/s3_cpu.py [--objects 2000] [--kib 110]
 
-The server runs in a process of its own; only this process's CPU counts.
+The server runs in a process of its own; only this process's CPU counts. The archive holds the same images.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import resource
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import s3fs
@@ -24,6 +26,7 @@ from batchrec.spec import StoreOptions
 from batchrec.storage import ImageReader, UriPolicy
 
 PORT = 19_731
+ROWS_PER_SHARD = 256
 ENDPOINT = f"http://127.0.0.1:{PORT}"
 
 
@@ -48,15 +51,20 @@ def main() -> None:
         names = [f"{number:06d}.jpg" for number in range(arguments.objects)]
         for name in names:
             (Path(folder) / "photos" / name).write_bytes(os.urandom(arguments.kib * 1024))
+        with tarfile.open(Path(folder) / "photos/all.tar", "w") as archive:
+            for name in names:
+                archive.add(Path(folder) / "photos" / name, name)
+        with tarfile.open(Path(folder) / "photos/all.tar") as archive:
+            members = [f"all.tar#{member.offset_data}+{member.size}/{member.name}" for member in archive]
         server = subprocess.Popen([sys.executable, "-m", "tests.s3_server", "--port", str(PORT), "--folder", folder])
         try:
-            measure(names, arguments.rounds)
+            measure(names, members, arguments.rounds)
         finally:
             server.terminate()
             server.wait()
 
 
-def measure(names: list[str], rounds: int) -> None:
+def measure(names: list[str], members: list[str | None], rounds: int) -> None:
     reader = ImageReader(UriPolicy("s3://photos", (), ()), StoreOptions(endpoint=ENDPOINT), 2**30)
     system = s3fs.S3FileSystem(endpoint_url=ENDPOINT)
 
@@ -67,12 +75,23 @@ def measure(names: list[str], rounds: int) -> None:
     def theirs() -> int:
         return len(system.cat([f"photos/{name}" for name in names]))
 
-    found: dict[str, list[float]] = {"batchrec": [], "s3fs": []}
+    def from_tar() -> int:
+        count = 0
+        with ThreadPoolExecutor(reader.concurrency()) as threads:
+            for first in range(0, len(members), ROWS_PER_SHARD):
+                shard = reader.members(members[first : first + ROWS_PER_SHARD])
+                assert shard is not None
+                rows = range(len(members[first : first + ROWS_PER_SHARD]))
+                count += sum(1 for data in threads.map(partial(shard.read, reserve=lambda *_: True), rows) if data)
+        return count
+
+    ways = {"batchrec": ours, "batchrec, from a tar": from_tar, "s3fs": theirs}
+    found: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
-        found["batchrec"].append(cpu_ms_each(ours, len(names)))
-        found["s3fs"].append(cpu_ms_each(theirs, len(names)))
+        for name, read_all in ways.items():
+            found[name].append(cpu_ms_each(read_all, len(names)))
     for name, values in found.items():
-        print(f"{name}: {statistics.median(values):.2f} ms of CPU an object ({min(values):.2f} to {max(values):.2f})")
+        print(f"{name}: {statistics.median(values):.2f} ms of CPU an image ({min(values):.2f} to {max(values):.2f})")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from batchrec.cli.afterwards import compact, export, repair, retry
+from batchrec.cli.archives import index
 from batchrec.cli.clusters import list_submissions, logs, stop
 from batchrec.cli.handing import wait
 from batchrec.cli.jobs import plan, submit
@@ -29,7 +30,7 @@ from batchrec.redacting import shown
 
 EXIT_INTERRUPTED, EXIT_SIGNALLED = 130, 128
 #: Verbs that keep nothing of what they did so far.
-_BEGIN_ANEW = (["bench"], ["plan"])
+_BEGIN_ANEW = (["bench"], ["plan"], ["index"])
 
 
 class Terminated(BaseException):
@@ -75,6 +76,7 @@ for verb in (
     repair,
     models,
     sample,
+    index,
     bench,
     doctor,
     schema,

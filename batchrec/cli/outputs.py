@@ -13,7 +13,7 @@ from batchrec.cli.clusters import Asking, status_of
 from batchrec.engine.telling import WRITE_EVERY_S
 from batchrec.errors import OutputError, Stopped
 from batchrec.output.layout import Layout
-from batchrec.output.reading import Output, open_output
+from batchrec.output.opening import OpenedOutput, open_output
 from batchrec.spec import StoreOptions
 from batchrec.storage import KeyMissing
 
@@ -22,25 +22,28 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 EXIT_FAULTS = 3
 
 
+def store_flags(function: _F) -> _F:
+    """Add what every verb on a store takes, and ``--json``."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON"),
+        click.option("--s3-region", metavar="TEXT", envvar="BATCHREC_S3_REGION", help="Region of the bucket"),
+        click.option("--s3-endpoint", metavar="URL", envvar="BATCHREC_S3_ENDPOINT", help="URL of the S3 endpoint"),
+    ):
+        function = option(function)
+    return function
+
+
 def output_verb(function: _F) -> _F:
     """Add what every verb on an output folder takes."""
-    function = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON")(function)
-    function = click.option("--s3-region", metavar="TEXT", envvar="BATCHREC_S3_REGION", help="Region of the bucket")(
-        function
-    )
-    endpoint = click.option(
-        "--s3-endpoint", metavar="URL", envvar="BATCHREC_S3_ENDPOINT", help="URL of the S3 endpoint"
-    )
-    function = endpoint(function)
-    return click.argument("output")(function)
+    return click.argument("output")(store_flags(function))
 
 
-def open_named(output: str, s3_endpoint: str | None, s3_region: str | None) -> Output:
+def open_named(output: str, s3_endpoint: str | None, s3_region: str | None) -> OpenedOutput:
     """Open the output folder that a command line names."""
     return open_output(output, StoreOptions(endpoint=s3_endpoint, region=s3_region))
 
 
-def _plan_of(opened: Output) -> Any:
+def _plan_of(opened: OpenedOutput) -> Any:
     from batchrec.manifest.planning import Plan
 
     key = Layout(opened.job_id).plan_key
@@ -93,7 +96,7 @@ def status(
     return 0
 
 
-def _retries(opened: Output) -> dict[str, Any]:
+def _retries(opened: OpenedOutput) -> dict[str, Any]:
     """Return what is known of a job's retries, as facts; nothing where there are none."""
     from batchrec.output.children import children_of
 
@@ -114,7 +117,7 @@ def _retries(opened: Output) -> dict[str, Any]:
     }
 
 
-def _print_retries(opened: Output, *, err: bool = False) -> None:
+def _print_retries(opened: OpenedOutput, *, err: bool = False) -> None:
     facts = _retries(opened)
     for child in facts.get("retries", ()):
         state = "complete" if child["complete"] else "not complete: the same `batchrec retry` resumes it"

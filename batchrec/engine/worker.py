@@ -152,9 +152,11 @@ class Worker:
     def _predict(self, attempt: Attempt, rows: Rows) -> ShardPredictions:
         """Run a shard's images through the stream; apart from it those that may be what killed a worker."""
         assert self._stream is not None, "start() comes first"
+        assert self._reader is not None, "start() comes first"
         shard, num_rows = attempt.shard.index, attempt.shard.num_rows
         suspects = range(num_rows) if attempt.isolated else self._notes.suspects(shard, num_rows)
-        predictions = self._stream.submit(rows.uris, shard=shard, apart=suspects, images=rows.images).result()
+        images = rows.images or self._reader.members(rows.uris)
+        predictions = self._stream.submit(rows.uris, shard=shard, apart=suspects, images=images).result()
         self._apart.rest()  # more rows may have come under suspicion meanwhile
         return predictions
 

@@ -126,6 +126,8 @@ def _guess(head: bytes) -> tuple[str, str]:
     for signature, looks_like, advice in _SIGNATURES:
         if head.startswith(signature):
             return looks_like, advice
+    if head[257:262] == b"ustar":
+        return "a tar archive", "List the images in it: batchrec index {uri} -o members.parquet"
     try:
         text = head.removeprefix(b"\xef\xbb\xbf").decode()
     except UnicodeDecodeError as error:

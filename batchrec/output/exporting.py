@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import io
 import json
-import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -27,16 +25,13 @@ from batchrec.output.parts import FOOTER_KEY, parquet_options, read_footer, rows
 from batchrec.output.reading import Output
 from batchrec.output.schema import NOT_IN_DIGEST
 from batchrec.storage import Store, create_or_compare, open_store
-from batchrec.storage.publishing import is_s3
 from batchrec.storage.sweeping import leaving_no_folder
-from batchrec.storage.uploading import upload_file
+from batchrec.storage.uploading import create_whole
 
 FILE_BYTES = 256 * 2**20
 #: Says whose folder it is while there is no ``_SUCCESS`` yet.
 EXPORT_KEY = "_batchrec/EXPORT.json"
 _FORMAT = 1
-# Up to here one conditional put; beyond it S3 takes pieces, into a folder that is already ours.
-_SINGLE_BYTES = 8 * 2**20
 _ROWS_PER_GROUP = 65_536
 _GROUP_BYTES = 64 * 2**20
 
@@ -242,15 +237,9 @@ class _Writing:
 
 
 def _put(store: Store, name: str, data: bytes, output: Output) -> None:
-    if not is_s3(store.url) or len(data) <= _SINGLE_BYTES:
-        create_or_compare(store, name, data, same=lambda _: False)
-        return
     if stands(store, name):
         raise _there_already(store, name)
-    with tempfile.TemporaryDirectory(prefix="batchrec-") as folder:
-        path = Path(folder, "rows.parquet")
-        path.write_bytes(data)
-        upload_file(store.url, name, path, output.options)
+    create_whole(store, name, data, output.options)
 
 
 def _check_written(store: Store, written: Exported, digests: list[tuple[int, str]], held: pa.Table) -> None:

@@ -8,17 +8,21 @@ from typing import Any
 
 from batchrec.errors import CODES, ErrorCode
 from batchrec.redacting import shown
+from batchrec.storage.places import MEMBER
 
 
 def count_by(rows: Sequence[Mapping[str, Any]], by: str) -> dict[str, int]:
-    """Count failed rows by ``code``, or by ``prefix``: the folder of the URI. Most frequent first."""
+    """Count failed rows by ``code``, or by ``prefix``: the URI's folder, or its archive. Most frequent first."""
     if by == "code":
         return dict(Counter(row["error_code"] for row in rows).most_common())
     return dict(Counter(_folder(row["uri"]) for row in rows).most_common())
 
 
 def _folder(uri: str | None) -> str:
-    return "(none)" if uri is None else shown(uri.rpartition("/")[0] or ".")
+    if uri is None:
+        return "(none)"
+    member = MEMBER.fullmatch(uri)
+    return shown(member[1] if member else uri.rpartition("/")[0] or ".")
 
 
 def error_lines(

@@ -7,7 +7,7 @@ import ssl
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from http.client import HTTPResponse
 from urllib.parse import urljoin
 
@@ -15,8 +15,7 @@ from batchrec.errors import ErrorCode, ImageError
 from batchrec.storage.hosts import PORTS, Host, HttpObject, admits, parse_http
 from batchrec.storage.http_connection import TIMEOUT_S, Connection, StaleError, TransientError, meanings
 from batchrec.storage.pacing import Pacer, Request
-
-Reserve = Callable[[int, float | None], bool]
+from batchrec.storage.room import Reserve
 
 MAX_TRIES = 4
 MAX_REDIRECTS = 3

@@ -1,4 +1,4 @@
-"""Finding and opening the files of a manifest."""
+"""Finding and opening the files of a manifest, or the archives one is made from."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ MAGIC = re.compile(r"[*?\[]")
 # What a job writes into its output folder; a manifest folder may hold one.
 OUTPUT_MARK = re.compile(r"(.*?)(?:^|(?<=/))_batchrec/")
 
+_KINDS = {".parquet": "manifest", ".tar": "archive"}
+
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
@@ -37,8 +39,8 @@ class InputFile:
     size: int
 
 
-def list_inputs(source: str, options: StoreOptions) -> list[InputFile]:
-    """List the files a source names: one file, a folder of ``*.parquet`` at any depth, or a glob; sorted.
+def list_inputs(source: str, options: StoreOptions, suffix: str = ".parquet") -> list[InputFile]:
+    """List the files a source names: one file, those with a suffix in a folder at any depth, or a glob; sorted.
 
     Inside folders, names beginning with ``.`` or ``_`` and the outputs of earlier jobs are passed over.
 
@@ -48,14 +50,13 @@ def list_inputs(source: str, options: StoreOptions) -> list[InputFile]:
         StorageLost: The store does not answer.
     """
     try:
-        found = _list_s3(source, options) if is_s3(source) else _list_local(local_path(source))
+        found = _list_s3(source, options, suffix) if is_s3(source) else _list_local(local_path(source), suffix)
     except OSError as error:
-        raise _meaning(error, source) from error
+        raise _meaning(error, source, suffix) from error
     if not found:
-        looked = "files matching it" if MAGIC.search(source) else "a file of that name, or *.parquet below it"
-        raise ManifestError(
-            f"no manifest at {source}", found=f"looked for {looked}", advice="check the path, and the working folder"
-        )
+        looked = "files matching it" if MAGIC.search(source) else f"a file of that name, or *{suffix} below it"
+        advice = "check the path, and the working folder"
+        raise ManifestError(f"no {_KINDS[suffix]} at {source}", found=f"looked for {looked}", advice=advice)
     return sorted(found, key=lambda file: file.uri)
 
 
@@ -79,33 +80,34 @@ def open_input(uri: str, options: StoreOptions) -> BinaryIO:
         raise ManifestError(f"no manifest at {uri}", advice="check the path") from None
 
 
-def _meaning(error: OSError, source: str) -> BatchrecError:
+def _meaning(error: OSError, source: str, suffix: str = ".parquet") -> BatchrecError:
     if error.errno in DENIED:
         return AccessError(f"{source} may not be read", found=str(error.strerror), advice="grant this user read access")
     if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError) or "regular" in str(error):
-        return ManifestError(f"no manifest at {source}", found=str(error.strerror), advice="name a Parquet file")
+        advice = f"name a {suffix} file"
+        return ManifestError(f"no {_KINDS[suffix]} at {source}", found=str(error.strerror), advice=advice)
     return StorageLost(
         f"{source} cannot be read", found=str(error.strerror), advice="check the disk, then run it again"
     )
 
 
-def _list_local(path: str) -> list[InputFile]:
+def _list_local(path: str, suffix: str) -> list[InputFile]:
     path = os.path.abspath(path)  # noqa: PTH100 - keeps links, which may be how the user knows the place
     if Path(path).is_dir():
-        return list(_local_folder(path))
+        return list(_local_folder(path, suffix))
     if os.path.lexists(path):
         open_regular(path).close()
         return [InputFile(path, Path(path).stat().st_size)]
     found: set[InputFile] = set()
     for match in glob.glob(path, recursive=True):  # noqa: PTH207 - the pattern is absolute
         if Path(match).is_dir():
-            found.update(_local_folder(match))
+            found.update(_local_folder(match, suffix))
         elif not _is_output(match):
             found.add(InputFile(match, Path(match).stat().st_size))
     return list(found)
 
 
-def _local_folder(folder: str) -> Iterator[InputFile]:
+def _local_folder(folder: str, suffix: str) -> Iterator[InputFile]:
     def stop(error: OSError) -> None:
         raise error
 
@@ -113,7 +115,7 @@ def _local_folder(folder: str) -> Iterator[InputFile]:
         below[:] = [name for name in below if _is_open_name(name) and not _is_closed(f"{here}/{name}")]
         for name in names:
             path = Path(here, name)
-            facts = path.stat() if name.endswith(".parquet") and _is_open_name(name) else None
+            facts = path.stat() if name.endswith(suffix) and _is_open_name(name) else None
             if facts is not None and stat.S_ISREG(facts.st_mode):
                 yield InputFile(str(path), facts.st_size)
 
@@ -135,7 +137,7 @@ def _is_output(path: str) -> bool:
     )
 
 
-def _list_s3(source: str, options: StoreOptions) -> list[InputFile]:
+def _list_s3(source: str, options: StoreOptions, suffix: str) -> list[InputFile]:
     bucket, key = _bucket_and_key(source)
     store = S3Store(f"s3://{bucket}", options)
     if key and not source.endswith("/"):
@@ -150,14 +152,14 @@ def _list_s3(source: str, options: StoreOptions) -> list[InputFile]:
     for info in store.scan(prefix):
         if (mark := OUTPUT_MARK.match(info.key)) is not None:
             outputs.add(mark.group(1))
-        elif wanted.fullmatch(info.key) if wanted else _is_open_parquet(info.key[len(prefix) :]):
+        elif wanted.fullmatch(info.key) if wanted else _is_open(info.key[len(prefix) :], suffix):
             files[info.key] = info.size
     kept = _without_outputs(files, outputs)
     return [InputFile(f"s3://{bucket}/{key}", files[key]) for key in kept]
 
 
-def _is_open_parquet(below: str) -> bool:
-    return below.endswith(".parquet") and all(_is_open_name(part) for part in below.split("/"))
+def _is_open(below: str, suffix: str) -> bool:
+    return below.endswith(suffix) and all(_is_open_name(part) for part in below.split("/"))
 
 
 def _without_outputs(keys: Iterable[str], outputs: set[str]) -> list[str]:

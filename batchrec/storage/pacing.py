@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from batchrec.storage.pace import Pace, Window
+from batchrec.storage.room import Reserve
 
 # A window is whole after so many requests for each read under way, and after so long.
 _ROUNDS = 4
@@ -109,7 +110,7 @@ class Request:
 
     __slots__ = ("_answer_s", "_began_at", "_pacer", "_reserve")
 
-    def __init__(self, pacer: Pacer, reserve: Callable[[int, float | None], bool]) -> None:
+    def __init__(self, pacer: Pacer, reserve: Reserve) -> None:
         self._pacer, self._reserve = pacer, reserve
         self.begin()
 

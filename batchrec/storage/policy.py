@@ -10,6 +10,7 @@ from urllib.parse import unquote_to_bytes
 
 from batchrec.errors import ErrorCode, ImageError
 from batchrec.storage.hosts import Host, HttpObject, admits, is_public, parse_hosts, parse_http
+from batchrec.storage.places import HEADER_BYTES, MEMBER, LocalFile, Place, S3Object, TarMember, may_name_member
 from batchrec.storage.publishing import S3_SCHEMES, is_s3, local_path
 
 MAX_PATH_BYTES = 4095
@@ -35,22 +36,6 @@ BARE_SCHEMES = {
     "arn",
     *S3_SCHEMES,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class LocalFile:
-    """A file by its path below an allowed folder; not opened yet, so nothing is known of links on the way."""
-
-    root: str
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class S3Object:
-    """An object in an allowed bucket."""
-
-    bucket: str
-    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +98,7 @@ class UriPolicy:
         """Whether relative URIs lie in a bucket."""
         return self._bucket is not None
 
-    def resolve(self, uri: str | None) -> LocalFile | S3Object | HttpObject:
+    def resolve(self, uri: str | None) -> Place:
         """Return what a URI names. Touches neither disk nor network.
 
         Raises:
@@ -122,6 +107,11 @@ class UriPolicy:
         if uri is None or uri == "" or (isinstance(uri, str) and uri.isspace()):
             raise ImageError(ErrorCode.URI_MISSING)
         _check_text(uri)
+        if may_name_member(uri) and (member := MEMBER.fullmatch(uri)) is not None:
+            return self._resolve_member(*member.groups())
+        return self._resolve_whole(uri)
+
+    def _resolve_whole(self, uri: str) -> LocalFile | S3Object | HttpObject:
         scheme = SCHEME.match(uri)
         if scheme is not None and (scheme.group(2) or scheme.group(1).lower() in BARE_SCHEMES):
             return self._resolve_scheme(scheme.group(1).lower(), uri[scheme.end() :], authority=bool(scheme.group(2)))
@@ -132,6 +122,14 @@ class UriPolicy:
         if uri.startswith("/"):
             return self._resolve_absolute(uri)
         return self._resolve_relative(uri)
+
+    def _resolve_member(self, archive: str, offset: str, size: str, crc: str) -> TarMember:
+        if int(offset) < HEADER_BYTES:
+            raise _invalid("a member of an archive that begins before its header")
+        place = self._resolve_whole(archive)
+        if isinstance(place, HttpObject):
+            raise _refused("members of archives are read from disks and buckets only")
+        return TarMember(place, int(offset), int(size), int(crc, 16))
 
     def _resolve_scheme(self, scheme: str, rest: str, *, authority: bool) -> LocalFile | S3Object | HttpObject:
         if scheme in ("http", "https") and authority:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from batchrec.errors import ErrorCode, ImageError
 from batchrec.spec import StoreOptions
@@ -13,16 +14,15 @@ from batchrec.storage.beneath import LeadsOutError, Roots
 from batchrec.storage.hosts import HttpObject
 from batchrec.storage.http_client import HttpReader
 from batchrec.storage.inputs import InputFile, list_inputs, open_input
+from batchrec.storage.members import ShardMembers, image_of
 from batchrec.storage.pace import Pace
 from batchrec.storage.pacing import Pacer
-from batchrec.storage.policy import LocalFile, UriPolicy
+from batchrec.storage.places import LocalFile, S3Object, TarMember, may_name_member
+from batchrec.storage.policy import UriPolicy
+from batchrec.storage.room import Reserve, unbounded
 from batchrec.storage.s3_images import S3Reader
 
 __all__ = ["ImageReader", "InputFile", "Reserve", "list_inputs", "open_input"]
-
-#: Asked for room for so many bytes before they are read, in place of what the same read asked for before.
-#: Waits so many seconds, or as long as it takes for None; tells whether there is room.
-Reserve = Callable[[int, float | None], bool]
 
 LOCAL_CONCURRENCY = 4
 # Enough to hide 50 ms of latency behind a decoder of 600 images/s.
@@ -42,10 +42,6 @@ _BY_ERRNO = {
 }
 
 
-def _unbounded(num_bytes: int, patience_s: float | None) -> bool:
-    return True
-
-
 class ImageReader:
     """Reads whole images by URI. Safe to use from many threads.
 
@@ -63,7 +59,7 @@ class ImageReader:
         self._http = HttpReader(policy.hosts, max_bytes, self._pacer)
         self._s3 = S3Reader(policy.buckets, options, max_bytes, self._pacer)
 
-    def read(self, uri: str | None, reserve: Reserve = _unbounded) -> bytes:
+    def read(self, uri: str | None, reserve: Reserve = unbounded) -> bytes:
         """Return the bytes of one image.
 
         Args:
@@ -74,11 +70,21 @@ class ImageReader:
             ImageError: Always with a code of the closed list; nothing else but what ``reserve`` raises.
         """
         place = self._policy.resolve(uri)
+        if isinstance(place, TarMember):
+            self._check_size(place.size)
+            reserve(place.size, None)
+            return image_of(place, self._read_range(place.archive, place.first, place.end - place.first))
         if isinstance(place, LocalFile):
-            return self._read_local(place, reserve)
+            return self._read_local(place, partial(self._read_once, reserve=reserve))
         if isinstance(place, HttpObject):
             return self._http.read(place, reserve)
         return self._s3.read(place, reserve)
+
+    def members(self, uris: Sequence[str | None]) -> ShardMembers | None:
+        """Return what reads the members of archives among the images of a shard; None where there are none."""
+        if not any(map(may_name_member, uris)):
+            return None
+        return ShardMembers(uris, self._policy, self._read_range, self._pacer, self._max_bytes)
 
     def concurrency(self) -> int:
         """Return how many reads at once keep the source busy; changes while a store is read."""
@@ -93,10 +99,17 @@ class ImageReader:
         self._roots.close()
         self._http.close()
 
-    def _read_local(self, file: LocalFile, reserve: Reserve) -> bytes:
+    def _read_range(self, archive: LocalFile | S3Object, first: int, num_bytes: int) -> bytes:
+        """Return some bytes of an archive, for which there is room; errors as for :meth:`read`."""
+        if isinstance(archive, S3Object):
+            return self._s3.read_range(archive, first, num_bytes)
+        return self._read_local(archive, partial(_read_part, first=first, num_bytes=num_bytes))
+
+    def _read_local(self, file: LocalFile, read: Callable[[int], bytes | None]) -> bytes:
+        """Read a file that is open meanwhile; twice where the first try found that it changed."""
         try:
             for _ in range(2):
-                if (data := self._read_once(file, reserve)) is not None:
+                if (data := self._read_opened(file, read)) is not None:
                     return data
         except LeadsOutError:
             raise ImageError(
@@ -109,19 +122,20 @@ class ImageReader:
             raise ImageError(code, detail) from error
         raise ImageError(ErrorCode.CHANGED_WHILE_READ, "twice")
 
-    def _read_once(self, file: LocalFile, reserve: Reserve) -> bytes | None:
-        """Return the bytes, or None where the file changed meanwhile."""
+    def _read_opened(self, file: LocalFile, read: Callable[[int], bytes | None]) -> bytes | None:
         descriptor = self._roots.open(file.root, file.path)
         try:
-            before = os.fstat(descriptor)
-            if not stat.S_ISREG(before.st_mode):
-                raise ImageError(ErrorCode.URI_INVALID, "not a regular file")
-            self._check_size(before.st_size)
-            reserve(before.st_size, None)
-            data = _read_all(descriptor, before.st_size)
-            after = os.fstat(descriptor)
+            return read(descriptor)
         finally:
             os.close(descriptor)
+
+    def _read_once(self, descriptor: int, *, reserve: Reserve) -> bytes | None:
+        """Return the bytes, or None where the file changed meanwhile."""
+        before = _regular(descriptor)
+        self._check_size(before.st_size)
+        reserve(before.st_size, None)
+        data = _read_all(descriptor, before.st_size)
+        after = os.fstat(descriptor)
         same = after.st_size == before.st_size == len(data) and after.st_mtime_ns == before.st_mtime_ns
         return data if same else None
 
@@ -136,6 +150,26 @@ def _pacer(policy: UriPolicy) -> Pacer:
     if not policy.buckets and not policy.hosts:
         return Pacer(Pace(LOCAL_CONCURRENCY, LOCAL_CONCURRENCY))
     return Pacer(Pace(REMOTE_CONCURRENCY, HOST_CONCURRENCY if policy.hosts else BUCKET_CONCURRENCY))
+
+
+def _read_part(descriptor: int, *, first: int, num_bytes: int) -> bytes | None:
+    """Return some bytes of a file, or None where it changed meanwhile."""
+    before = _regular(descriptor)
+    if before.st_size < first + num_bytes:
+        raise ImageError(ErrorCode.NOT_FOUND, "the archive ends before it: index it again")
+    os.lseek(descriptor, first, os.SEEK_SET)
+    data = os.read(descriptor, num_bytes)
+    while len(data) < num_bytes and (more := os.read(descriptor, num_bytes - len(data))):
+        data += more
+    same = len(data) == num_bytes and os.fstat(descriptor).st_mtime_ns == before.st_mtime_ns
+    return data if same else None
+
+
+def _regular(descriptor: int) -> os.stat_result:
+    facts = os.fstat(descriptor)
+    if not stat.S_ISREG(facts.st_mode):
+        raise ImageError(ErrorCode.URI_INVALID, "not a regular file")
+    return facts
 
 
 def _read_all(descriptor: int, size: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import obstore
 from obstore.exceptions import BaseError
@@ -14,13 +15,15 @@ from batchrec.errors import ErrorCode, ImageError
 from batchrec.spec import StoreOptions
 from batchrec.storage import s3_client
 from batchrec.storage.pacing import Pacer, Request
-from batchrec.storage.policy import S3Object
+from batchrec.storage.places import S3Object
+from batchrec.storage.room import Reserve, unbounded
 from batchrec.storage.s3_client import Diagnosis, Trouble, connect, diagnose
 
 # A connection whose body nobody takes is closed by the store or the client sooner or later.
 MAX_HELD_S = 5.0
 BACKOFF_S = 0.1
 MAX_BACKOFF_S = 5.0
+_RANGE_NOT_SATISFIABLE = 416
 
 _BY_TROUBLE = {
     Trouble.NO_OBJECT: (ErrorCode.NOT_FOUND, ""),
@@ -51,18 +54,26 @@ class S3Reader:
         self._max_bytes, self._pacer = max_bytes, pacer
         self._buckets: dict[str, Bucket] = {bucket: connect(bucket, options, retries=False) for bucket in buckets}
 
-    def read(self, place: S3Object, reserve: Callable[[int, float | None], bool]) -> bytes:
+    def read(self, place: S3Object, reserve: Reserve) -> bytes:
         """Return the bytes of one object; ``reserve`` as for :class:`batchrec.storage.ImageReader`.
 
         Raises:
             ImageError: Always with a code of the closed list; no text of the store is in it.
         """
+        return self._tried(partial(self._fetch, place), reserve)
+
+    def read_range(self, place: S3Object, first: int, num_bytes: int) -> bytes:
+        """Return some bytes of one object, for which there is room; errors as for :meth:`read`."""
+        return self._tried(partial(self._fetch_range, place, first, num_bytes), unbounded)
+
+    def _tried(self, fetch: Callable[[Request], bytes], reserve: Reserve) -> bytes:
+        """Fetch, and again while that may help."""
         request = Request(self._pacer, reserve)
         give_up_at = time.monotonic() + s3_client.RETRY_TIMEOUT_S
         num_tries = 0
         while True:
             try:
-                data = self._fetch(place, request)
+                data = fetch(request)
             except (BaseError, FileNotFoundError, ValueError) as error:
                 found = diagnose(error)
                 request.end(rejected=found.is_rejection)
@@ -97,6 +108,14 @@ class S3Reader:
             raise ImageError(ErrorCode.SERVER_ERROR, f"{len(data)} of {size} bytes came")
         return data
 
+    def _fetch_range(self, place: S3Object, first: int, num_bytes: int, request: Request) -> bytes:
+        result = obstore.get(self._buckets[place.bucket], place.key, options={"range": (first, first + num_bytes)})
+        request.reserve(num_bytes, None)
+        data = bytes(result.bytes())
+        if len(data) != num_bytes:
+            raise _cut_off()
+        return data
+
     def _check_size(self, size: int) -> None:
         if size > self._max_bytes:
             raise ImageError(ErrorCode.TOO_MANY_BYTES, f"{size} bytes, limit {self._max_bytes}")
@@ -104,6 +123,12 @@ class S3Reader:
             raise ImageError(ErrorCode.EMPTY)
 
 
+def _cut_off() -> ImageError:
+    return ImageError(ErrorCode.NOT_FOUND, "the archive ends before it: index it again")
+
+
 def _image_error(found: Diagnosis) -> ImageError:
+    if found.status == _RANGE_NOT_SATISFIABLE:
+        return _cut_off()
     code, detail = _BY_TROUBLE.get(found.trouble, (ErrorCode.SERVER_ERROR, ""))
     return ImageError(code, "; ".join(filter(None, (detail, found.detail))))

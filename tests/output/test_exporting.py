@@ -16,7 +16,7 @@ from batchrec.errors import OutputError, StorageLost
 from batchrec.output import exporting
 from batchrec.output.exporting import EXPORT_KEY, export
 from batchrec.output.verifying import verify
-from batchrec.storage import Store
+from batchrec.storage import Store, uploading
 from tests.output.making import LAYOUT, NUM_FAILED, NUM_ROWS, PLAN, rows_of
 from tests.s3_server import S3Server
 
@@ -105,7 +105,7 @@ def test_one_file_is_not_made_larger_than_it_may_be(complete: Store, tmp_path: P
 def test_large_files_reach_a_bucket_in_pieces(
     s3_server: S3Server, complete: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, "_SINGLE_BYTES", 1)
+    monkeypatch.setattr(uploading, "SINGLE_BYTES", 1)
     written = export(batchrec.open(complete.url), "s3://photos/new", merged=False, check=True, file_bytes=1)
     keys = [f"new/{file.name}" for file in written.files]
     tables = [pq.read_table(pa.BufferReader(s3_server.get("photos", key)), use_threads=False) for key in keys]

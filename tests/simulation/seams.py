@@ -180,7 +180,7 @@ def _seams() -> list[tuple[Any, str, Any]]:
         (worker, "model_here", lambda model, store: model),
         (worker_job, "open_backend", lambda model, **options: (BACKEND, "no model")),
         (worker, "Stream", lambda *parts, **options: SimulatedStream(current())),
-        (worker_job, "ImageReader", lambda *options: SimpleNamespace(concurrency=lambda: 1)),
+        (worker_job, "ImageReader", lambda *options: SimpleNamespace(concurrency=lambda: 1, members=lambda uris: None)),
         *((room, "Decoder", lambda *options: None) for room in (worker, worker_job)),
         (worker, "Notes", lambda *options: _NO_NOTES),
         (worker, "Hands", lambda *options: _NO_HANDS),
