@@ -78,7 +78,7 @@ GUARDS: tuple[Guard, ...] = (
         _PUBLISHING,
         "return standing == data or same(standing)",
         "return True",
-        seed=1105,
+        seed=1130,
     ),
     Guard(
         "a put is made once only",

@@ -286,7 +286,9 @@ class World:
         elif isinstance(event, AttemptPublished | AttemptFailed):
             attempt = pool.in_flight[event.worker].pop(event.attempt.attempt_id, None)
             key = Layout(run.job_id).part_key(event.attempt.shard.index)
-            if isinstance(event, AttemptPublished) and key in self.audit.garbage and self.audit.foreign(key):
+            # What was published before the folder was emptied is told truly, whatever was put there since.
+            is_of_now = pool.owner.epoch == self.audit.epoch and isinstance(event, AttemptPublished)
+            if is_of_now and key in self.audit.garbage and self.audit.foreign(key):
                 self.scheduler.fail(f"{key} is foreign, and its shard is called published")
             if attempt is not None and isinstance(event, AttemptFailed):
                 shard = attempt.shard.index
