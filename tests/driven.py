@@ -115,12 +115,12 @@ def _run(words: list[str], folder: str, seams: Seams, environment: dict[str, str
 
 def _move(seams: Seams) -> None:
     import batchrec.job
-    from batchrec.engine import claims
+    from batchrec.engine import claims, drivers
 
     claims.Claim.__init__.__kwdefaults__["beat_s"] = seams.beat_s
     batchrec.job.claim = functools.partial(claims.claim, patience_s=seams.patience_s)
     if seams.elsewhere:
-        claims._boot_id = lambda: "another boot"
+        drivers._boot_id = lambda: "another boot"
     true, looks = time.time, itertools.count()
     match seams.clock:
         case "ahead":

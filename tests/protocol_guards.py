@@ -42,7 +42,7 @@ class Guard:
 
 _PUBLISHING, _PARTS, _SEAL = "batchrec.storage.publishing", "batchrec.output.parts", "batchrec.output.seal"
 _CLAIMS, _LEDGER, _COORDINATOR = "batchrec.engine.claims", "batchrec.engine.ledger", "batchrec.engine.coordinator"
-_BUDGET = "batchrec.engine.budget"
+_BUDGET, _DRIVERS = "batchrec.engine.budget", "batchrec.engine.drivers"
 _JOB, _WORKER = "batchrec.job", "batchrec.engine.worker"
 _LOCAL, _S3 = "batchrec.storage.local_store", "batchrec.storage.s3_store"
 
@@ -201,8 +201,8 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "claim: a sign of life is not heeded",
         _CLAIMS,
-        "_beat_moment(store, layout, number) != seen:",
-        "_beat_moment(store, layout, number) is None:",
+        "_beat_moment(store, layout, number, other) not in (seen, None):",
+        "_beat_moment(store, layout, number, other) is None:",
         seed=135,
     ),
     Guard(
@@ -213,7 +213,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "claim: a number used again is mistaken for the process that had it",
-        _CLAIMS,
+        _DRIVERS,
         "            return _pid_started(self.pid) != self.pid_started",
         "            return _pid_started(self.pid) is None",
         simulated=False,

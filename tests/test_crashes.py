@@ -17,9 +17,10 @@ from typing import BinaryIO
 import pytest
 
 from batchrec.engine import coordinator
-from batchrec.engine.claims import Driver, claim, highest_claim
+from batchrec.engine.claims import claim, highest_claim
 from batchrec.engine.coordinator import Coordinator
 from batchrec.engine.counting import RunCounts
+from batchrec.engine.drivers import Driver
 from batchrec.engine.identity import bound_identity
 from batchrec.engine.inline_pool import InlinePool
 from batchrec.engine.ledger import Ledger

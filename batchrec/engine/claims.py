@@ -8,18 +8,15 @@ a dead process of this host and boot is passed at once, any other gets a chance 
 from __future__ import annotations
 
 import json
-import os
 import re
-import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
+from batchrec.engine.drivers import Driver, let_go
 from batchrec.errors import BatchrecError, OutputError, StorageLost
 from batchrec.output.advising import advise
 from batchrec.output.layout import Layout
@@ -28,66 +25,7 @@ from batchrec.storage import KeyExists, KeyMissing, Store, Uncertain
 BEAT_S = 10.0
 PATIENCE_S = 30.0
 MAX_LOOKS = 20
-# Nonces of claims this process let go of, in case the store would not take their last beat.
-_released: set[str] = set()
 _CLAIM = re.compile(r"(\d{8})\.json")
-
-
-@dataclass(frozen=True, slots=True)
-class Driver:
-    """Which process claimed a job.
-
-    Attributes:
-        host: Name of the machine.
-        boot_id: Its boot and space of process numbers, so that a number of a process before a reboot, or in
-            another container of the same name, is not mistaken.
-        pid: The process.
-        pid_started: Its start in clock ticks since boot, so that a reused number is not mistaken.
-        nonce: Makes two claims of one process different.
-    """
-
-    host: str
-    boot_id: str
-    pid: int
-    pid_started: int
-    nonce: str
-
-    @classmethod
-    def this_process(cls) -> Driver:
-        """Describe the calling process, with a new nonce."""
-        pid = os.getpid()
-        return cls(socket.gethostname(), _boot_id(), pid, _pid_started(pid) or 0, uuid.uuid4().hex)
-
-    def is_here(self, other: Driver) -> bool:
-        """Whether both live on the same boot of the same machine and see each other's numbers."""
-        return bool(self.boot_id) and (self.host, self.boot_id) == (other.host, other.boot_id)
-
-    def is_dead(self) -> bool:
-        """Whether the process, known to be of this machine, is gone."""
-        if self.pid == os.getpid() and self.nonce in _released:
-            return True
-        try:
-            return _pid_started(self.pid) != self.pid_started
-        except PermissionError:
-            return False  # another user's, where users see only their own
-
-
-def _boot_id() -> str:
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return ""
-
-
-def _pid_started(pid: int) -> int | None:
-    """Return when a process started; None for one that is gone or a zombie."""
-    try:
-        # The command name may hold spaces and parentheses; what follows its last one is plain.
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if stat[0] in "ZX" else int(stat[19])
 
 
 class Claim:
@@ -131,25 +69,35 @@ class Claim:
         highest = highest_claim(self._store, self._layout)
         if highest > self.number:
             self._superseded_by = highest
-        self._gone = highest < self.number
+        # In a folder that was emptied another coordinator may have begun with the same number.
+        self._gone = highest < self.number or (highest == self.number and not self._is_ours())
         return self.superseded_by
+
+    def _is_ours(self) -> bool:
+        try:
+            return _read_driver(self._store, claim_key(self._layout, self.number)) == self.driver
+        except KeyMissing:
+            return False
 
     def release(self) -> None:
         """Stop beating and say that this driver ended, so that the next one need not wait."""
         self._ended.set()
         self._thread.join()
-        _released.add(self.driver.nonce)
+        let_go(self.driver)
         # Without it the next driver waits for a beat that does not come.
         self._beat(ended=True)
 
     def _beat_on(self) -> None:
         while not self._ended.wait(self._beat_s):
-            # A missed beat costs nothing, parts are what counts; nor must it hide who took over.
-            self._beat(ended=False)
+            # A look that failed says nothing: whoever may still hold the job shows that it lives.
             with suppress(BatchrecError):
                 self.look()
+            # A missed beat costs nothing, parts are what counts.
+            self._beat(ended=False)
 
     def _beat(self, *, ended: bool) -> None:
+        if self._gone:
+            return  # it would be taken for a sign of life of whoever has the number now
         advise(self._store, beat_key(self._layout, self.number), {"nonce": self.driver.nonce, "ended": ended})
 
 
@@ -261,16 +209,16 @@ def _refuse_if_alive(
             f"{store.url} was emptied while this job began", found=f"no {error}", advice="run the same command again"
         ) from error
     who = f"process {other.pid} on {other.host}"
-    if _json_object(_last_beat(store, layout, number)).get("ended") is True:
+    if (_last_beat(store, layout, number, other) or {}).get("ended") is True:
         return
     if other.is_here(me):
         if other.is_dead():
             return
         raise _run_already(f"{who} is alive")
     say(f"the last coordinator was {who}: waiting {patience_s:.0f} s for a sign of life")
-    seen = _beat_moment(store, layout, number)
+    seen = _beat_moment(store, layout, number, other)
     sleep(patience_s)
-    if highest_claim(store, layout) == number and _beat_moment(store, layout, number) != seen:
+    if highest_claim(store, layout) == number and _beat_moment(store, layout, number, other) not in (seen, None):
         raise _run_already(f"{who} gave a sign of life within {patience_s:.0f} s")
 
 
@@ -280,15 +228,20 @@ def _run_already(found: str) -> OutputError:
     )
 
 
-def _last_beat(store: Store, layout: Layout, number: int) -> bytes:
+def _last_beat(store: Store, layout: Layout, number: int, driver: Driver) -> dict[str, Any] | None:
+    """Return what a driver last said of itself; None where it said nothing, or another under its number."""
     try:
-        return store.read(beat_key(layout, number))
-    except KeyMissing:
-        return b""
-
-
-def _beat_moment(store: Store, layout: Layout, number: int) -> object:
-    try:
-        return store.info(beat_key(layout, number)).modified
+        beat = _json_object(store.read(beat_key(layout, number)))
     except KeyMissing:
         return None
+    return beat if beat.get("nonce", driver.nonce) == driver.nonce else None
+
+
+def _beat_moment(store: Store, layout: Layout, number: int, driver: Driver) -> object:
+    """Return when a driver last gave a sign of life; None if it never did, or ended."""
+    try:
+        moment = store.info(beat_key(layout, number)).modified
+    except KeyMissing:
+        return None
+    beat = _last_beat(store, layout, number, driver)
+    return None if beat is None or beat.get("ended") is True else moment

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from batchrec.engine.claims import MAX_LOOKS, Claim, Driver, beat_key, claim, claim_key, highest_claim
+from batchrec.engine.claims import MAX_LOOKS, Claim, beat_key, claim, claim_key, highest_claim
+from batchrec.engine.drivers import Driver
 from batchrec.errors import OutputError, StorageLost
 from batchrec.output.layout import Layout
 from batchrec.spec import StoreOptions
@@ -57,6 +58,13 @@ def put_claim(store: Store, driver: Driver, number: int = 1, *, ended: bool | No
 def beat(store: Store, driver: Driver, number: int = 1, *, ended: bool = False) -> None:
     time.sleep(0.01)
     store.overwrite(beat_key(LAYOUT, number), json.dumps({"nonce": driver.nonce, "ended": ended}).encode())
+
+
+def fast_claim(store: Store) -> Claim:
+    """Claim a job for this process, which then beats a hundred times a second."""
+    me = Driver.this_process()
+    put_claim(store, me, ended=None)
+    return Claim(store, LAYOUT, 1, me, beat_s=0.01)
 
 
 def driver_of(process: subprocess.Popen[bytes]) -> Driver:
@@ -156,6 +164,34 @@ def test_a_driver_elsewhere_that_never_beat_is_passed_after_waiting(store: Store
     held.release()
 
 
+def test_a_driver_elsewhere_that_ends_while_it_is_waited_for_is_passed(store: Store) -> None:
+    put_claim(store, ELSEWHERE)
+    waiting = Waiting(meanwhile=lambda: beat(store, ELSEWHERE, ended=True))
+    assert claim(store, LAYOUT, sleep=waiting.sleep).number == 2
+
+
+def test_what_another_says_under_a_drivers_number_is_no_sign_of_its_life_nor_of_its_end(store: Store) -> None:
+    of_before = dataclasses.replace(ELSEWHERE, nonce="of the folder before it was emptied")
+    put_claim(store, ELSEWHERE)
+    beat(store, of_before, ended=True)
+    waiting = Waiting(meanwhile=lambda: beat(store, of_before))
+    assert claim(store, LAYOUT, sleep=waiting.sleep).number == 2
+    assert waiting.slept
+
+
+def test_a_driver_whose_number_another_has_since_the_folder_was_emptied_stops_and_is_silent(store: Store) -> None:
+    held = fast_claim(store)
+    store.delete(claim_key(LAYOUT, 1))
+    put_claim(store, ELSEWHERE, ended=True)
+    with pytest.raises(StorageLost, match="was removed, or emptied"):
+        held.look()
+    time.sleep(0.05)  # a beat may have been under way
+    beat(store, ELSEWHERE, ended=True)
+    time.sleep(0.05)
+    held.release()
+    assert json.loads(store.read(beat_key(LAYOUT, 1))) == {"nonce": ELSEWHERE.nonce, "ended": True}
+
+
 def test_takeover_asks_nobody_and_the_other_learns_of_it(store: Store) -> None:
     held = claim(store, LAYOUT)
     taken = claim(store, LAYOUT, takeover=True, sleep=never)
@@ -167,7 +203,7 @@ def test_takeover_asks_nobody_and_the_other_learns_of_it(store: Store) -> None:
 def test_a_driver_that_cannot_beat_still_learns_that_it_is_superseded(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = Claim(store, LAYOUT, 1, Driver.this_process(), beat_s=0.01)
+    held = fast_claim(store)
     put_claim(store, ELSEWHERE, 2)
 
     def full(key: str, data: bytes) -> None:
@@ -182,7 +218,7 @@ def test_a_driver_that_cannot_beat_still_learns_that_it_is_superseded(
 
 
 def test_a_living_driver_keeps_beating(store: Store) -> None:
-    held = Claim(store, LAYOUT, 1, Driver.this_process(), beat_s=0.01)
+    held = fast_claim(store)
     first = store.info(beat_key(LAYOUT, 1)).modified
     deadline = time.monotonic() + 5
     while store.info(beat_key(LAYOUT, 1)).modified == first and time.monotonic() < deadline:

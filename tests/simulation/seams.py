@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from batchrec import job, planning
-from batchrec.engine import claims, coordinator, ledger, stalling, telling, worker, worker_job
+from batchrec.engine import claims, coordinator, drivers, ledger, stalling, telling, worker, worker_job
 from batchrec.manifest.planning import Plan
 from batchrec.output import parts, reading, seal, tables, verifying
 from batchrec.output.digest import table_sha256
@@ -157,12 +157,12 @@ def _seams() -> list[tuple[Any, str, Any]]:
     jitter = SimpleNamespace(uniform=lambda low, high: current().scheduler.rng.uniform(low, high))
     seams: list[tuple[Any, str, Any]] = [
         (claims, "threading", threads),
-        (claims, "os", SimpleNamespace(getpid=lambda: _process().pid)),
-        (claims, "socket", SimpleNamespace(gethostname=lambda: _process().host)),
-        (claims, "_boot_id", lambda: f"boot of {_process().host}"),
-        (claims, "_pid_started", _pid_started),
-        (claims, "uuid", unique),
-        (claims, "_released", _Released(_process)),
+        (drivers, "os", SimpleNamespace(getpid=lambda: _process().pid)),
+        (drivers, "socket", SimpleNamespace(gethostname=lambda: _process().host)),
+        (drivers, "_boot_id", lambda: f"boot of {_process().host}"),
+        (drivers, "_pid_started", _pid_started),
+        (drivers, "uuid", unique),
+        (drivers, "_released", _Released(_process)),
         (telling, "threading", threads),
         (publishing, "random", jitter),
         (coordinator, "_TICK_S", 5.0),
