@@ -194,8 +194,8 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "claim: the nonce is not compared",
         _CLAIMS,
-        "            return bool(_read_driver(store, key) == me)",
-        "            return _read_driver(store, key) is not None",
+        "        return _read_driver(store, claim_key(layout, number)) == driver",
+        "        return _read_driver(store, claim_key(layout, number)) is not None",
     ),
     Guard("claim: nobody waits for a sign of life", _CLAIMS, "    sleep(patience_s)\n", ""),
     Guard(

@@ -70,14 +70,9 @@ class Claim:
         if highest > self.number:
             self._superseded_by = highest
         # In a folder that was emptied another coordinator may have begun with the same number.
-        self._gone = highest < self.number or (highest == self.number and not self._is_ours())
+        is_ours = highest != self.number or _holds(self._store, self._layout, self.number, self.driver)
+        self._gone = highest < self.number or not is_ours
         return self.superseded_by
-
-    def _is_ours(self) -> bool:
-        try:
-            return _read_driver(self._store, claim_key(self._layout, self.number)) == self.driver
-        except KeyMissing:
-            return False
 
     def release(self) -> None:
         """Stop beating and say that this driver ended, so that the next one need not wait."""
@@ -145,6 +140,8 @@ def claim(
     me = driver or Driver.this_process()
     for looked in range(MAX_LOOKS):
         last = highest_claim(store, layout)
+        if looked and _holds(store, layout, last, me):
+            return Claim(store, layout, last, me)  # it was put after we had looked for it
         if last and not (takeover and looked == 0):
             _refuse_if_alive(store, layout, last, me, say, sleep, patience_s)
         if _try_claim(store, layout, last + 1, me):
@@ -162,11 +159,16 @@ def _try_claim(store: Store, layout: Layout, number: int, me: Driver) -> bool:
     try:
         store.create(key, json.dumps(asdict(me)).encode())
     except (KeyExists, Uncertain):
-        try:
-            return bool(_read_driver(store, key) == me)
-        except KeyMissing:
-            return False
+        return _holds(store, layout, number, me)
     return True
+
+
+def _holds(store: Store, layout: Layout, number: int, driver: Driver) -> bool:
+    """Whether a claim is a driver's; False where there is none."""
+    try:
+        return _read_driver(store, claim_key(layout, number)) == driver
+    except KeyMissing:
+        return False
 
 
 def _read_driver(store: Store, key: str) -> Driver:

@@ -293,6 +293,36 @@ def test_a_lost_answer_to_a_claim_neither_loses_nor_doubles_it(
     held.release()
 
 
+class Late:
+    """A store that does not answer the first put, and applies it after whoever put it has looked."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._pending: tuple[str, bytes] | None = None
+        self._is_first = True
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    def create(self, key: str, data: bytes) -> None:
+        if self._is_first:
+            self._is_first, self._pending = False, (key, data)
+            raise Uncertain
+        self._store.create(key, data)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        if self._pending:
+            self._store.create(*self._pending)
+            self._pending = None
+        return self._store.list(prefix)
+
+
+def test_a_claim_that_lands_after_it_was_looked_for_is_not_taken_for_anothers(store: Store) -> None:
+    held = claim(Late(store), LAYOUT, sleep=never)  # type: ignore[arg-type]
+    assert (held.number, held.look(), highest_claim(store, LAYOUT)) == (1, None, 1)
+    held.release()
+
+
 def test_a_store_that_never_says_is_given_up(store: Store) -> None:
     unclear = Unclear(store, applied=False, answer=Uncertain, times=10 * MAX_LOOKS)
     with pytest.raises(StorageLost, match="no claim of this job could be made"):
