@@ -173,22 +173,23 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "claim: nobody looks whether the driver before lives",
         _CLAIMS,
-        "        if last and not (takeover and looked == 0):",
-        "        if False:",
+        "            asks = last and not (takeover and looked == 0)",
+        "            asks = False",
     ),
     Guard(
         "claim: whoever lost one takes the next without looking",
         _CLAIMS,
-        "        if last and not (takeover and looked == 0):",
-        "        if last and not takeover and looked == 0:",
+        "            asks = last and not (takeover and looked == 0)",
+        "            asks = last and not takeover and looked == 0",
         seed=260,
     ),
     Guard(
         "claim: n+2 where n+1 is taken",
         _CLAIMS,
-        "        if _try_claim(store, layout, last + 1, me):\n            return Claim(store, layout, last + 1, me)\n",
-        "        for number in (last + 1, last + 2):\n            if _try_claim(store, layout, number, me):\n"
-        "                return Claim(store, layout, number, me)\n",
+        "            if _try_claim(store, layout, last + 1, me):\n"
+        "                return Claim(store, layout, last + 1, me)\n",
+        "            for number in (last + 1, last + 2):\n                if _try_claim(store, layout, number, me):\n"
+        "                    return Claim(store, layout, number, me)\n",
         seed=85,
     ),
     Guard(
@@ -197,19 +198,54 @@ GUARDS: tuple[Guard, ...] = (
         "        return _read_driver(store, claim_key(layout, number)) == driver",
         "        return _read_driver(store, claim_key(layout, number)) is not None",
     ),
-    Guard("claim: nobody waits for a sign of life", _CLAIMS, "    sleep(patience_s)\n", ""),
+    Guard("claim: nobody waits for a sign of life", _CLAIMS, "        sleep(patience_s)\n", ""),
+    Guard(
+        "claim: what another says is a sign of life",
+        _CLAIMS,
+        "        return not (self.nonce and driver.nonce) or self.nonce == driver.nonce",
+        "        return True",
+        simulated=False,
+    ),
+    Guard(
+        "claim: nobody looks whether another has the number by now",
+        _CLAIMS,
+        " or not _holds(store, layout, number, other):",
+        ":",
+        simulated=False,
+    ),
+    Guard(
+        "claim: another's of the same number is taken for one's own",
+        _CLAIMS,
+        " or (highest == self.number and self._is_anothers())",
+        "",
+        simulated=False,
+    ),
+    Guard(
+        "claim: who lost it goes on beating",
+        _CLAIMS,
+        "        if self._gone:\n            return  #",
+        "        if False:\n            return  #",
+        simulated=False,
+    ),
+    Guard(
+        "claim: one's own that lands late is taken for another's",
+        _CLAIMS,
+        "            if looked and _holds(store, layout, last, me):",
+        "            if False:",
+        simulated=False,
+    ),
     Guard(
         "claim: a sign of life is not heeded",
         _CLAIMS,
-        "_beat_moment(store, layout, number, other) not in (seen, None):",
-        "_beat_moment(store, layout, number, other) is None:",
+        "and not heard.ended and heard != before:",
+        "and not heard.ended and heard is None:",
         seed=135,
     ),
     Guard(
         "claim: a living process of this machine is passed",
         _CLAIMS,
         '        raise _run_already(f"{who} is alive")\n',
-        "        return\n",
+        "        return True\n",
     ),
     Guard(
         "claim: a number used again is mistaken for the process that had it",
@@ -221,7 +257,7 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "claim: who beats does not look whether it was superseded",
         _CLAIMS,
-        "            with suppress(BatchrecError):\n                self.look()\n",
+        "            with suppress(BatchrecError, KeyMissing):\n                self.look()\n",
         "",
         seed=155,
     ),

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from batchrec.engine.drivers import Driver, let_go
@@ -25,6 +25,7 @@ from batchrec.storage import KeyExists, KeyMissing, Store, Uncertain
 BEAT_S = 10.0
 PATIENCE_S = 30.0
 MAX_LOOKS = 20
+_MAX_WAITS = 2
 _CLAIM = re.compile(r"(\d{8})\.json")
 
 
@@ -54,12 +55,12 @@ class Claim:
         """Number of a coordinator that took the job over; None while this one holds it.
 
         Raises:
-            StorageLost: The claim is gone: somebody removed the output folder in mid-run.
+            StorageLost: The claim is gone, or another's: somebody removed or emptied the output folder in mid-run.
         """
         if self._gone:
             raise StorageLost(
                 f"{self._store.url} was removed, or emptied, in mid-run",
-                found=f"{claim_key(self._layout, self.number)} is gone",
+                found=f"{claim_key(self._layout, self.number)} is gone, or another's",
                 advice="see that nothing else uses that folder; then the same command does again what is missing",
             )
         return self._superseded_by
@@ -69,10 +70,15 @@ class Claim:
         highest = highest_claim(self._store, self._layout)
         if highest > self.number:
             self._superseded_by = highest
-        # In a folder that was emptied another coordinator may have begun with the same number.
-        is_ours = highest != self.number or _holds(self._store, self._layout, self.number, self.driver)
-        self._gone = highest < self.number or not is_ours
+        self._gone = highest < self.number or (highest == self.number and self._is_anothers())
         return self.superseded_by
+
+    def _is_anothers(self) -> bool:
+        """Whether another coordinator began with the same number in a folder that was emptied."""
+        try:
+            return _read_driver(self._store, claim_key(self._layout, self.number)) != self.driver
+        except KeyMissing:
+            return False  # it was listed a moment ago: the next look will tell
 
     def release(self) -> None:
         """Stop beating and say that this driver ended, so that the next one need not wait."""
@@ -85,7 +91,7 @@ class Claim:
     def _beat_on(self) -> None:
         while not self._ended.wait(self._beat_s):
             # A look that failed says nothing: whoever may still hold the job shows that it lives.
-            with suppress(BatchrecError):
+            with suppress(BatchrecError, KeyMissing):
                 self.look()
             # A missed beat costs nothing, parts are what counts.
             self._beat(ended=False)
@@ -138,14 +144,19 @@ def claim(
         StorageLost: The store would not say whose the claim is.
     """
     me = driver or Driver.this_process()
-    for looked in range(MAX_LOOKS):
-        last = highest_claim(store, layout)
-        if looked and _holds(store, layout, last, me):
-            return Claim(store, layout, last, me)  # it was put after we had looked for it
-        if last and not (takeover and looked == 0):
-            _refuse_if_alive(store, layout, last, me, say, sleep, patience_s)
-        if _try_claim(store, layout, last + 1, me):
-            return Claim(store, layout, last + 1, me)
+    try:
+        for looked in range(MAX_LOOKS):
+            last = highest_claim(store, layout)
+            if looked and _holds(store, layout, last, me):
+                return Claim(store, layout, last, me)  # it was put after we had looked for it
+            asks = last and not (takeover and looked == 0)
+            if asks and not _is_passed(store, layout, last, me, say, sleep, patience_s):
+                continue
+            if _try_claim(store, layout, last + 1, me):
+                return Claim(store, layout, last + 1, me)
+    except BaseException:
+        let_go(me)  # a claim of ours that lands now must not keep this process out later
+        raise
     raise StorageLost(
         f"no claim of this job could be made in {store.url}",
         found=f"{MAX_LOOKS} claims lost to others or to the store",
@@ -190,12 +201,12 @@ def _number(value: object) -> int:
 def _json_object(data: bytes) -> dict[str, Any]:
     try:
         plain = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return plain if isinstance(plain, dict) else {}
 
 
-def _refuse_if_alive(
+def _is_passed(
     store: Store,
     layout: Layout,
     number: int,
@@ -203,7 +214,12 @@ def _refuse_if_alive(
     say: Callable[[str], None],
     sleep: Callable[[float], None],
     patience_s: float,
-) -> None:
+) -> bool:
+    """Find out that a driver is gone; False where another drives by now, who has to be looked at.
+
+    Raises:
+        OutputError: It is alive.
+    """
     try:
         other = _read_driver(store, claim_key(layout, number))
     except KeyMissing as error:
@@ -211,17 +227,25 @@ def _refuse_if_alive(
             f"{store.url} was emptied while this job began", found=f"no {error}", advice="run the same command again"
         ) from error
     who = f"process {other.pid} on {other.host}"
-    if (_last_beat(store, layout, number, other) or {}).get("ended") is True:
-        return
+    heard = _hear(store, layout, number)
+    if heard is not None and heard.is_of(other) and heard.ended:
+        return True
     if other.is_here(me):
         if other.is_dead():
-            return
+            return True
         raise _run_already(f"{who} is alive")
     say(f"the last coordinator was {who}: waiting {patience_s:.0f} s for a sign of life")
-    seen = _beat_moment(store, layout, number, other)
-    sleep(patience_s)
-    if highest_claim(store, layout) == number and _beat_moment(store, layout, number, other) not in (seen, None):
+    for _ in range(_MAX_WAITS):
+        sleep(patience_s)
+        if highest_claim(store, layout) != number or not _holds(store, layout, number, other):
+            return False
+        before, heard = heard, _hear(store, layout, number)
+        if heard is None or heard.is_of(other):
+            break
+        # One from before the folder was emptied spoke last, perhaps over a sign of life of this one.
+    if heard is not None and heard.is_of(other) and not heard.ended and heard != before:
         raise _run_already(f"{who} gave a sign of life within {patience_s:.0f} s")
+    return True
 
 
 def _run_already(found: str) -> OutputError:
@@ -230,20 +254,26 @@ def _run_already(found: str) -> OutputError:
     )
 
 
-def _last_beat(store: Store, layout: Layout, number: int, driver: Driver) -> dict[str, Any] | None:
-    """Return what a driver last said of itself; None where it said nothing, or another under its number."""
-    try:
-        beat = _json_object(store.read(beat_key(layout, number)))
-    except KeyMissing:
-        return None
-    return beat if beat.get("nonce", driver.nonce) == driver.nonce else None
+@dataclass(frozen=True, slots=True)
+class _Beat:
+    """What was last said under a driver's number, and when.
+
+    Attributes:
+        nonce: Of the driver that said it; empty where it does not say.
+    """
+
+    moment: object
+    nonce: str
+    ended: bool
+
+    def is_of(self, driver: Driver) -> bool:
+        return not (self.nonce and driver.nonce) or self.nonce == driver.nonce
 
 
-def _beat_moment(store: Store, layout: Layout, number: int, driver: Driver) -> object:
-    """Return when a driver last gave a sign of life; None if it never did, or ended."""
+def _hear(store: Store, layout: Layout, number: int) -> _Beat | None:
+    key = beat_key(layout, number)
     try:
-        moment = store.info(beat_key(layout, number)).modified
+        plain, moment = _json_object(store.read(key)), store.info(key).modified
     except KeyMissing:
         return None
-    beat = _last_beat(store, layout, number, driver)
-    return None if beat is None or beat.get("ended") is True else moment
+    return _Beat(moment, str(plain.get("nonce", "")), plain.get("ended") is True)

@@ -167,29 +167,70 @@ def test_a_driver_elsewhere_that_never_beat_is_passed_after_waiting(store: Store
 def test_a_driver_elsewhere_that_ends_while_it_is_waited_for_is_passed(store: Store) -> None:
     put_claim(store, ELSEWHERE)
     waiting = Waiting(meanwhile=lambda: beat(store, ELSEWHERE, ended=True))
-    assert claim(store, LAYOUT, sleep=waiting.sleep).number == 2
+    held = claim(store, LAYOUT, sleep=waiting.sleep)
+    assert (held.number, len(waiting.slept)) == (2, 1)
+    held.release()
+
+
+OF_BEFORE = dataclasses.replace(ELSEWHERE, nonce="of the folder before it was emptied")
 
 
 def test_what_another_says_under_a_drivers_number_is_no_sign_of_its_life_nor_of_its_end(store: Store) -> None:
-    of_before = dataclasses.replace(ELSEWHERE, nonce="of the folder before it was emptied")
     put_claim(store, ELSEWHERE)
-    beat(store, of_before, ended=True)
-    waiting = Waiting(meanwhile=lambda: beat(store, of_before))
-    assert claim(store, LAYOUT, sleep=waiting.sleep).number == 2
-    assert waiting.slept
+    beat(store, OF_BEFORE, ended=True)
+    waiting = Waiting(meanwhile=lambda: beat(store, OF_BEFORE))
+    held = claim(store, LAYOUT, sleep=waiting.sleep)
+    assert (held.number, len(waiting.slept)) == (2, 2)
+    held.release()
+
+
+def test_a_sign_of_life_that_another_spoke_over_is_waited_for_again(store: Store) -> None:
+    put_claim(store, ELSEWHERE)
+    speakers = iter([OF_BEFORE, ELSEWHERE])
+    with pytest.raises(OutputError, match="gave a sign of life"):
+        claim(store, LAYOUT, sleep=Waiting(meanwhile=lambda: beat(store, next(speakers))).sleep)
+
+
+def test_a_driver_whose_claim_cannot_be_read_is_alive_while_it_beats(store: Store) -> None:
+    store.create(claim_key(LAYOUT, 1), b"rubbish")
+    with pytest.raises(OutputError, match="gave a sign of life"):
+        claim(store, LAYOUT, sleep=Waiting(meanwhile=lambda: beat(store, ELSEWHERE)).sleep)
+
+
+def test_whoever_took_the_number_while_the_folder_was_emptied_is_looked_at(store: Store) -> None:
+    put_claim(store, OF_BEFORE)
+    happenings = iter([True, False])
+
+    def meanwhile() -> None:
+        if next(happenings):
+            store.delete(claim_key(LAYOUT, 1))
+            put_claim(store, ELSEWHERE)
+        else:
+            beat(store, ELSEWHERE)
+
+    with pytest.raises(OutputError, match="gave a sign of life"):
+        claim(store, LAYOUT, sleep=Waiting(meanwhile=meanwhile).sleep)
 
 
 def test_a_driver_whose_number_another_has_since_the_folder_was_emptied_stops_and_is_silent(store: Store) -> None:
-    held = fast_claim(store)
+    held = claim(store, LAYOUT, sleep=never)
     store.delete(claim_key(LAYOUT, 1))
-    put_claim(store, ELSEWHERE, ended=True)
+    put_claim(store, ELSEWHERE)
     with pytest.raises(StorageLost, match="was removed, or emptied"):
         held.look()
-    time.sleep(0.05)  # a beat may have been under way
-    beat(store, ELSEWHERE, ended=True)
-    time.sleep(0.05)
     held.release()
-    assert json.loads(store.read(beat_key(LAYOUT, 1))) == {"nonce": ELSEWHERE.nonce, "ended": True}
+    assert json.loads(store.read(beat_key(LAYOUT, 1))) == {"nonce": ELSEWHERE.nonce, "ended": False}
+
+
+def test_a_process_whose_claim_failed_does_not_keep_itself_out(store: Store) -> None:
+    me = Driver.this_process()
+    put_claim(store, ELSEWHERE)
+    with pytest.raises(OutputError):
+        claim(store, LAYOUT, sleep=Waiting(meanwhile=lambda: beat(store, ELSEWHERE)).sleep, driver=me)
+    put_claim(store, me, 2, ended=None)  # it lands after all
+    held = claim(store, LAYOUT, sleep=never)
+    assert held.number == 3
+    held.release()
 
 
 def test_takeover_asks_nobody_and_the_other_learns_of_it(store: Store) -> None:
