@@ -20,8 +20,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import s3fs
 
+from batchrec.manifest.indexing import index_archives
 from batchrec.spec import StoreOptions
 from batchrec.storage import ImageReader, UriPolicy
 
@@ -54,8 +56,8 @@ def main() -> None:
         with tarfile.open(Path(folder) / "photos/all.tar", "w") as archive:
             for name in names:
                 archive.add(Path(folder) / "photos" / name, name)
-        with tarfile.open(Path(folder) / "photos/all.tar") as archive:
-            members = [f"all.tar#{member.offset_data}+{member.size}/{member.name}" for member in archive]
+        index_archives([f"{folder}/photos/all.tar"], f"{folder}/photos/members.parquet", StoreOptions())
+        members = pq.read_table(f"{folder}/photos/members.parquet")["uri"].to_pylist()
         server = subprocess.Popen([sys.executable, "-m", "tests.s3_server", "--port", str(PORT), "--folder", folder])
         try:
             measure(names, members, arguments.rounds)
