@@ -34,7 +34,7 @@ from batchrec.manifest.rows import RowReader
 from batchrec.models.bundle import ModelSpec
 from batchrec.models.carrying import carry_weights
 from batchrec.models.quantised import Quantised
-from batchrec.output.advising import advise, stands
+from batchrec.output.advising import advise
 from batchrec.output.layout import REPORT_KEY, Layout
 from batchrec.output.parts import encode_part, publish_part
 from batchrec.output.reading import Output
@@ -44,7 +44,7 @@ from batchrec.planning import Job, plan_job, standing_plan
 from batchrec.records import Attempt, Shard
 from batchrec.report.summary import RunSummary
 from batchrec.spec import JobSpec
-from batchrec.storage import Store, UriPolicy, create_or_compare, open_store, probe
+from batchrec.storage import Store, UriPolicy, create_or_compare, open_store, probe, stands
 
 
 def run_job(

@@ -27,14 +27,13 @@ from batchrec.engine.ledger import Ledger
 from batchrec.engine.pool import LiveCounts
 from batchrec.engine.telling import Quiet
 from batchrec.errors import StorageLost, Superseded
-from batchrec.output.advising import stands
 from batchrec.output.layout import SUCCESS_KEY
 from batchrec.output.parts import encode_part, publish_part
 from batchrec.output.seal import standing_parts
 from batchrec.output.verifying import verify
 from batchrec.records import Attempt, Shard, ShardResult, WorkerFacts
 from batchrec.spec import StoreOptions
-from batchrec.storage import Store, open_store, publishing
+from batchrec.storage import Store, open_store, publishing, stands
 from tests.crashing import Crashed, CrashingStore, Moment, StandingStore
 from tests.output.making import (
     LAYOUT,

@@ -19,7 +19,6 @@ from batchrec.manifest.definition import Manifest
 from batchrec.manifest.selecting import position_column, select_rows
 from batchrec.models.bundle import ModelSpec
 from batchrec.models.carrying import quantised_here
-from batchrec.output.advising import stands
 from batchrec.output.children import (
     Child,
     ChildRecord,
@@ -35,7 +34,7 @@ from batchrec.output.opening import OpenedOutput
 from batchrec.output.reading import Output
 from batchrec.settings import resolve_settings
 from batchrec.spec import JobSpec
-from batchrec.storage import create_or_compare, open_store
+from batchrec.storage import create_or_compare, open_store, stands
 
 RETRYABLE = tuple(sorted(code.value for code, facts in CODES.items() if facts.retryable))
 #: What a retry takes from its parent whatever is set, or gets from flags of its own.

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from batchrec.errors import ImageError, ManifestError, OutputError
 from batchrec.spec import StoreOptions
-from batchrec.storage import KeyMissing, Store, UriPolicy, list_inputs, local_path, open_input, open_store
+from batchrec.storage import Store, UriPolicy, list_inputs, local_path, open_input, open_store, stands
 from batchrec.storage.places import HEADER_BYTES, member_uri
 from batchrec.storage.policy import CONTROL
 from batchrec.storage.publishing import is_s3
@@ -120,11 +120,8 @@ def _target(target: str) -> tuple[str, str]:
 
 
 def _refuse_standing(store: Store, name: str) -> None:
-    try:
-        store.info(name)
-    except KeyMissing:
-        return
-    raise OutputError(f"{store.url}/{name} is there already", advice="name a new file, or remove that one")
+    if stands(store, name):
+        raise OutputError(f"{store.url}/{name} is there already", advice="name a new file, or remove that one")
 
 
 def _archives(sources: Sequence[str], root: str, options: StoreOptions) -> list[str]:

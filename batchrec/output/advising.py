@@ -1,4 +1,4 @@
-"""Small things every room does with an output's objects: look whether one stands, write one that only informs."""
+"""Writing objects of an output that only inform."""
 
 from __future__ import annotations
 
@@ -8,15 +8,6 @@ from typing import Any
 
 from batchrec.errors import BatchrecError
 from batchrec.storage import KeyMissing, Store, Uncertain
-
-
-def stands(store: Store, key: str) -> bool:
-    """Whether an object stands under a key."""
-    try:
-        store.info(key)
-    except KeyMissing:
-        return False
-    return True
 
 
 def advise(store: Store, key: str, facts: Mapping[str, Any]) -> bool:

@@ -13,11 +13,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from batchrec.errors import OutputError
-from batchrec.output.advising import stands
 from batchrec.output.layout import ORIGIN_KEY, OUTPUT_KEY, Layout
 from batchrec.output.reading import Output
 from batchrec.spec import StoreOptions
-from batchrec.storage import KeyMissing, Store, create_or_find, open_store
+from batchrec.storage import KeyMissing, Store, create_or_find, open_store, stands
 
 _FORMAT = 1
 _RECORD = re.compile(r"(\d{4,})\.json")

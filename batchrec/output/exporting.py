@@ -17,14 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchrec.errors import OutputError
-from batchrec.output.advising import stands
 from batchrec.output.digest import table_sha256
 from batchrec.output.layout import SUCCESS_KEY
 from batchrec.output.merging import MergedRows, merged_rows, own_rows, sealed_children
 from batchrec.output.parts import FOOTER_KEY, parquet_options, read_footer, rows_per_group
 from batchrec.output.reading import Output
 from batchrec.output.schema import NOT_IN_DIGEST
-from batchrec.storage import Store, create_or_compare, open_store
+from batchrec.storage import Store, create_or_compare, open_store, stands
 from batchrec.storage.sweeping import leaving_no_folder
 from batchrec.storage.uploading import create_whole
 

@@ -14,13 +14,12 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
 from batchrec.errors import OutputError
-from batchrec.output.advising import stands
 from batchrec.output.layout import PREDICTIONS_PREFIX, QUARANTINE_PREFIX, REPORT_KEY, SUCCESS_KEY, Layout
 from batchrec.output.parts import UnreadablePart, read_footer
 from batchrec.output.seal import Seal, foreign_names, standing_parts
 from batchrec.output.verifying import CheckedParts, check_parts, errors_faults, report_faults, seal_faults
 from batchrec.records import Shard
-from batchrec.storage import KeyMissing, Store, create_or_compare
+from batchrec.storage import KeyMissing, Store, create_or_compare, stands
 
 
 @dataclass(frozen=True, slots=True)

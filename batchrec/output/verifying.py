@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchrec.errors import CODES, OutputError
-from batchrec.output.advising import stands
 from batchrec.output.digest import table_sha256
 from batchrec.output.layout import OUTPUT_KEY, REPORT_KEY, SUCCESS_KEY, Layout
 from batchrec.output.parts import PartFooter, UnreadablePart, read_footer
@@ -27,7 +26,7 @@ from batchrec.output.schema import EMBEDDING, ERROR, FIELDS, NOT_IN_DIGEST, OK, 
 from batchrec.output.seal import Seal, SealedPart, foreign_names, point_to_manifest, read_seal, standing_parts
 from batchrec.output.tables import read_table
 from batchrec.records import Shard
-from batchrec.storage import KeyMissing, Store
+from batchrec.storage import KeyMissing, Store, stands
 
 
 @dataclass(frozen=True, slots=True)

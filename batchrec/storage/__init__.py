@@ -9,7 +9,7 @@ from batchrec.storage.probing import OWN_FOLDERS, probe
 from batchrec.storage.publishing import create_or_compare, create_or_find, local_path, open_store
 from batchrec.storage.reading import ImageReader, InputFile, list_inputs, open_input
 from batchrec.storage.room import Reserve
-from batchrec.storage.store import KeyExists, KeyMissing, ObjectInfo, Store, Uncertain
+from batchrec.storage.store import KeyExists, KeyMissing, ObjectInfo, Store, Uncertain, stands
 
 __all__ = [
     "OWN_FOLDERS",
@@ -32,4 +32,5 @@ __all__ = [
     "open_input",
     "open_store",
     "probe",
+    "stands",
 ]

@@ -93,6 +93,15 @@ class Store(Protocol):
         """Remove an object if it is there; for probe keys and repair only."""
 
 
+def stands(store: Store, key: str) -> bool:
+    """Whether an object stands under a key."""
+    try:
+        store.info(key)
+    except KeyMissing:
+        return False
+    return True
+
+
 def check_key(key: str) -> None:
     """Refuse keys that would leave the root or could not be stored everywhere.
 
