@@ -12,6 +12,8 @@ import argparse
 import contextlib
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +26,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchrec.manifest.planning import Plan
 from tests.cluster.raylets import Raylets, raylets
 from tests.s3_server import BAD_DAY, Fault, Request, S3Server, SeededFaults
 
@@ -31,7 +34,10 @@ NUM_IMAGES = 200
 OUT = "s3://results/out"
 _SAYS_EVERY_S = 15.0
 _FULL, _FULL_S = Fault(status=507, code="XMinioStorageFull"), 20.0
-_REFUSED, _MOST_REFUSED = 3, 5
+#: Of each kind, for one kill in all.
+_BLOWS = {"workers": 0.6, "coordinators": 0.3, "nodes": 0.1, "stopped": 0.3, "bucket full": 0.05}
+_PAUSE_S = 0.5
+_REFUSED, _REFUSED_S, _MOST_REFUSED = 3, 4.0, 5
 _RESUMABLE = (5, 6, 130, 143, -signal.SIGKILL)
 
 
@@ -96,26 +102,50 @@ class Havoc:
 
     Args:
         cluster: Its first node is the head, which is left alone.
+        bucket: Where the job publishes.
         weather: Of the bucket.
+        num_kills: Of workers, coordinators and nodes, over the whole job.
         rng: Draws.
     """
 
-    def __init__(self, cluster: Raylets, weather: Weather, rng: random.Random) -> None:
-        self._cluster, self._weather, self._rng = cluster, weather, rng
+    def __init__(
+        self, cluster: Raylets, bucket: S3Server, weather: Weather, num_kills: int, rng: random.Random
+    ) -> None:
+        self._cluster, self._bucket, self._weather, self._rng = cluster, bucket, weather, rng
+        self._known_shards = 0
+        self._blows = {name: share * num_kills for name, share in _BLOWS.items()}
         self._nodes = list(range(1, len(cluster.nodes)))
         self.done: Counter[str] = Counter()
         self.ended: Counter[int] = Counter()
 
-    @property
-    def num_kills(self) -> int:
-        return sum(self.done[name] for name in ("workers", "coordinators", "nodes"))
-
     def strike(self) -> None:
-        """Do one thing, where there is somebody to do it to."""
-        acts = (self._kill_worker, self._kill_coordinator, self._kill_node, self._stop, self._fill)
-        act = self._rng.choices(acts, (12, 3, 1, 4, 1))[0]
-        with contextlib.suppress(psutil.NoSuchProcess):
-            act()
+        """Do one thing that the job has got far enough for, where there is somebody to do it to.
+
+        Blows fall evenly over the parts of the job, on a slow machine as on a fast one. By the clock they could fall so
+        thick that none is made.
+        """
+        if not self._num_shards:
+            return
+        share = (num_parts(self._bucket) + 1) / self._num_shards
+        due = [name for name, most in self._blows.items() if self.done[name] < most * share]
+        acts = {
+            "workers": self._kill_worker,
+            "coordinators": self._kill_coordinator,
+            "nodes": self._kill_node,
+            "stopped": self._stop,
+            "bucket full": self._fill,
+        }
+        if due:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                acts[self._rng.choice(due)]()
+
+    @property
+    def _num_shards(self) -> int:
+        """How many the job has; 0 before it is planned."""
+        if not self._known_shards:
+            plans = [key for key in self._bucket.keys("results") if key.endswith("/plan.parquet")]
+            self._known_shards = len(Plan.from_parquet(self._bucket.get("results", plans[0]) or b"")) if plans else 0
+        return self._known_shards
 
     def _workers(self) -> list[psutil.Process]:
         return [worker for node in self._nodes for worker in self._cluster.workers(node)]
@@ -154,7 +184,7 @@ class Havoc:
         self.done["bucket full"] += 1
 
 
-def run(command: list[str], cluster: Raylets, havoc: Havoc, num_kills: int, pause_s: float, bucket: S3Server) -> int:
+def run(command: list[str], cluster: Raylets, havoc: Havoc, bucket: S3Server) -> int:
     """Type the command until it ends complete; returns how often it was typed."""
     refused = 0
     for typed in range(1, 10_000):
@@ -163,8 +193,8 @@ def run(command: list[str], cluster: Raylets, havoc: Havoc, num_kills: int, paus
         )
         while process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(pause_s)
-            if process.poll() is None and havoc.num_kills < num_kills:
+                process.wait(_PAUSE_S)
+            if process.poll() is None:
                 havoc.strike()
             say(havoc, typed, bucket)
         assert process.stderr
@@ -175,29 +205,42 @@ def run(command: list[str], cluster: Raylets, havoc: Havoc, num_kills: int, paus
         if process.returncode == _REFUSED and "is being run already" in errors and refused < _MOST_REFUSED:
             # A coordinator outlives the raylet of its node by a second or two, and must not be passed while it lives.
             refused += 1
-            time.sleep(pause_s)
+            time.sleep(_REFUSED_S)
             continue
         refused = 0
         if process.returncode not in _RESUMABLE:
-            raise SystemExit(f"the command ended with {process.returncode}:\n{errors}")
+            raise SystemExit(f"the command ended with {process.returncode}:\n{errors}\n{who_lives(errors)}")
     raise AssertionError("unreachable")
 
 
+def who_lives(errors: str) -> str:
+    """Describe the process that an error names: what it is, whose child, and where its threads stand."""
+    named = re.search(r"process (\d+) on", errors)
+    if named is None or not psutil.pid_exists(int(named[1])):
+        return ""
+    process = psutil.Process(int(named[1]))
+    words = ["py-spy", "dump", "--pid", named[1]]
+    stacks = subprocess.run(words, capture_output=True, text=True).stdout if shutil.which("py-spy") else ""
+    return "\n".join([*(str(one) for one in (process, *process.parents())), " ".join(process.cmdline()), stacks])
+
+
 _said_at = 0.0
+
+
+def num_parts(bucket: S3Server) -> int:
+    return sum("/part-" in key for key in bucket.keys("results"))
 
 
 def say(havoc: Havoc, typed: int, bucket: S3Server) -> None:
     global _said_at
     if time.monotonic() - _said_at > _SAYS_EVERY_S:
         _said_at = time.monotonic()
-        parts = sum("/part-" in key for key in bucket.keys("results"))
-        print(f"{time.strftime('%X')}  {parts} parts, typed {typed} times, {dict(havoc.done)}", flush=True)
+        print(f"{time.strftime('%X')}  {num_parts(bucket)} parts, typed {typed} times, {dict(havoc.done)}", flush=True)
 
 
 def check(manifest: Path, model: Path, num_rows: int, scratch: Path) -> None:
     """Compare with an undisturbed run of each image once."""
     import batchrec
-    from batchrec.manifest.planning import Plan
     from batchrec.output.verifying import verify
 
     few = manifest.with_name("few.parquet")
@@ -228,7 +271,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster.soak", description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--pause", type=float, default=6.0, help="seconds between two blows")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     began = time.monotonic()
@@ -241,10 +283,10 @@ def main() -> None:
             cluster.start_head(num_cpus=0)
             for _ in range(3):
                 cluster.add_node(num_cpus=1)
-            havoc = Havoc(cluster, weather, random.Random(asked.seed))
+            havoc = Havoc(cluster, bucket, weather, asked.kills, random.Random(asked.seed))
             words = ["submit", manifest, "-o", OUT, "--model", model, "--address", cluster.url, "--backend", "openvino"]
             command = [sys.executable, "-m", "batchrec", *map(str, words)]
-            typed = run(command, cluster, havoc, asked.kills, asked.pause, bucket)
+            typed = run(command, cluster, havoc, bucket)
         bucket.fault = None
         print(f"complete after {time.monotonic() - began:.0f} s, typed {typed} times, killed {dict(havoc.done)},")
         print(f"exit codes {dict(havoc.ended)},")
