@@ -116,7 +116,7 @@ class Ledger:
         index = self._next_index(worker)
         if index is None:
             return None
-        number = self._num_failed[index] + self._num_lost[index] + 1
+        number = self._num_failed[index] + self._num_lost[index] + self._num_lost_with_node[index] + 1
         self._num_handed_out += 1
         attempt_id = f"{self._run_id}-{index}-{number}-{self._num_handed_out}"
         attempt = Attempt(self._plan[index], number, attempt_id, self._is_isolated(index))
@@ -176,7 +176,8 @@ class Ledger:
 
     def _is_isolated(self, index: int) -> bool:
         return (
-            self._num_lost[index] >= ISOLATED_AFTER_LOST
+            self._num_failed[index] == MAX_FAILED - 1  # the last one before its rows are given up
+            or self._num_lost[index] >= ISOLATED_AFTER_LOST
             or self._num_lost_with_node[index] >= ISOLATED_AFTER_LOST_WITH_NODE
         )
 

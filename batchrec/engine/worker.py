@@ -7,6 +7,7 @@ import platform
 import socket
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 
@@ -22,7 +23,7 @@ from batchrec.manifest.rows import RowReader, Rows
 from batchrec.models.backends import Backend
 from batchrec.models.carrying import model_here
 from batchrec.output.layout import Layout
-from batchrec.output.parts import encode_part, publish_part
+from batchrec.output.parts import PartFooter, encode_part, find_part, publish_part
 from batchrec.output.rows import prediction_rows
 from batchrec.pipeline.collecting import ShardPredictions
 from batchrec.pipeline.decoding import Decoder
@@ -31,6 +32,7 @@ from batchrec.pipeline.isolating import IsolatedReader
 from batchrec.pipeline.noting import Notes
 from batchrec.pipeline.stream import Stream
 from batchrec.records import Attempt, ShardResult, WorkerFacts
+from batchrec.stats import ShardStats
 from batchrec.storage import ImageReader, open_store, probe
 
 
@@ -137,6 +139,8 @@ class Worker:
 
     def _run(self, attempt: Attempt) -> ShardResult:
         hand, shard = self._hands.mine(), attempt.shard.index
+        if attempt.number > 1 and (found := self._find(shard)) is not None:
+            return self._take_over(found)
         with hand.at("read", shard), self._reading:
             rows = self._rows.read(attempt.shard)
         predictions = self._predict(attempt, rows)
@@ -148,6 +152,17 @@ class Worker:
             assert self._stream is not None, "it predicted them"
             self._stream.uncount(predictions.stats)  # they are done again, and count then
             raise
+
+    def _find(self, shard: int) -> PartFooter | None:
+        """Look for a shard's part: an attempt that looked lost, or failed, may have published it."""
+        return find_part(self._store, self._layout.part_key(shard), job_id=self._job.job_id, shard=shard)
+
+    def _take_over(self, found: PartFooter) -> ShardResult:
+        assert self._stream is not None, "start() comes first"
+        stats, now = ShardStats(num_ok=found.num_ok, num_errors=Counter(found.num_errors)), time.time()
+        self._stream.count(stats)
+        self._notes.settle(found.shard)
+        return ShardResult(found.shard, found.attempt_id, False, stats, first_row_at=now, last_row_at=now)
 
     def _predict(self, attempt: Attempt, rows: Rows) -> ShardPredictions:
         """Run a shard's images through the stream; apart from it those that may be what killed a worker."""

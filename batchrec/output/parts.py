@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from batchrec.errors import OutputError, StorageLost
 from batchrec.output.digest import table_sha256
 from batchrec.output.schema import EMBEDDING, NOT_IN_DIGEST, OK
-from batchrec.storage import Store, create_or_find
+from batchrec.storage import KeyMissing, Store, create_or_find
 
 #: Entry of ours in the metadata of a Parquet file.
 FOOTER_KEY = b"batchrec"
@@ -152,6 +152,19 @@ def read_footer_and_size(store: Store, key: str) -> tuple[PartFooter, int]:
             if isinstance(error, OSError) and error.errno is not None:
                 raise StorageLost(f"{store.url}/{key} cannot be read", found=str(error), advice="run again") from error
             raise UnreadablePart(f"it is not Parquet: {str(error).splitlines()[0]}") from error
+
+
+def find_part(store: Store, key: str, *, job_id: str, shard: int) -> PartFooter | None:
+    """Return the footer of a shard's part; None where nothing stands, or what only the put can settle.
+
+    Raises:
+        StorageLost: It could not be read, which says nothing of what it is.
+    """
+    try:
+        found = read_footer(store, key)
+    except (KeyMissing, UnreadablePart):
+        return None
+    return found if (found.job_id, found.shard) == (job_id, shard) else None
 
 
 def publish_part(store: Store, key: str, data: bytes, *, pause: Callable[[float], None] = time.sleep) -> PartFooter:

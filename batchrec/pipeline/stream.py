@@ -158,6 +158,12 @@ class Stream:
         with self._count_lock:
             return self._num_ok, self._num_errors.copy()
 
+    def count(self, stats: ShardStats) -> None:
+        """Count the images of a shard that another worker did."""
+        with self._count_lock:
+            self._num_ok += stats.num_ok
+            self._num_errors += stats.num_errors
+
     def uncount(self, stats: ShardStats) -> None:
         """Count the images of a shard no longer: it ended, and was not published."""
         with self._count_lock:

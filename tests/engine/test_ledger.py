@@ -49,6 +49,22 @@ def test_a_shard_that_keeps_failing_is_abandoned_at_the_cap() -> None:
     assert len(ledger.abandoned()) == 1
 
 
+def test_the_last_attempt_before_a_shard_is_given_up_decodes_apart_from_its_worker() -> None:
+    ledger = Ledger(shards(1), run_id="run")
+    isolated = []
+    for _ in range(MAX_FAILED):
+        attempt = ledger.next_attempt(0)
+        isolated.append(attempt.isolated)
+        ledger.fail(attempt.attempt_id)
+    assert isolated == [False] * (MAX_FAILED - 1) + [True]
+
+
+def test_attempts_lost_with_their_node_are_numbered_too() -> None:
+    ledger = Ledger(shards(1), run_id="run")
+    ledger.lose(ledger.next_attempt(0).attempt_id, with_node=True)
+    assert ledger.next_attempt(0).number == 2
+
+
 def test_losses_do_not_count_as_failures() -> None:
     ledger = Ledger(shards(1), run_id="run")
     for _ in range(MAX_LOST - 1):

@@ -13,14 +13,16 @@ import pytest
 
 from batchrec.engine import worker
 from batchrec.engine.identity import bind
-from batchrec.errors import AccessLost, StorageLost
+from batchrec.errors import AccessLost, OutputError, StorageLost
 from batchrec.job import worker_job
+from batchrec.output.layout import Layout
 from batchrec.planning import plan_job
 from batchrec.records import Attempt, Shard
 from batchrec.spec import JobSpec
 from batchrec.storage import open_store
 from tests.engine.helped_worker import HashingWorker
 from tests.engine.thread_help import ThreadHelp
+from tests.output.making import OTHER_JOB, part_of
 
 ATTEMPT = Attempt(Shard(0, 0, 0, 40, 0), 1, "run-1-1")
 
@@ -83,6 +85,31 @@ def test_rows_of_an_attempt_that_was_refused_do_not_count(made: HashingWorker, m
         made.run(ATTEMPT)
     assert num_rows(made) == 0
     assert not made.live_counts().num_errors
+
+
+def test_a_repeated_attempt_takes_the_part_that_stands_and_reads_no_image(
+    made: HashingWorker, spec: JobSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = made.run(ATTEMPT)
+    again = opened(spec)
+    again.start()
+
+    def predict(*_: object) -> NoReturn:
+        raise AssertionError("its part stands")
+
+    monkeypatch.setattr(again, "_predict", predict)
+    second = again.run(replace(ATTEMPT, number=2, attempt_id="run-1-2"))
+    assert (second.attempt_id, second.published) == (first.attempt_id, False)
+    assert (second.stats.num_ok, second.stats.num_errors) == (first.stats.num_ok, first.stats.num_errors)
+    assert num_rows(again) == 40
+    again.close()
+
+
+def test_a_repeated_attempt_does_not_take_a_part_of_another_job(made: HashingWorker, spec: JobSpec) -> None:
+    key = Layout(made._job.job_id).part_key(0)
+    open_store(spec.output, spec.store).create(key, part_of(ATTEMPT.shard, job_id=OTHER_JOB))
+    with pytest.raises(OutputError, match="is not a part of this job"):
+        made.run(replace(ATTEMPT, number=2))
 
 
 @pytest.mark.parametrize("embedded", [False, True])

@@ -122,6 +122,9 @@ class SimulatedStream:
     def counts(self) -> tuple[int, Counter[str]]:
         return 0, Counter()
 
+    def count(self, stats: ShardStats) -> None:
+        """Nothing is counted."""
+
     def uncount(self, stats: ShardStats) -> None:
         """Nothing is counted."""
 
