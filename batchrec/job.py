@@ -16,7 +16,7 @@ from batchrec.engine.calibrating import calibrated
 from batchrec.engine.claims import Claim, claim
 from batchrec.engine.coordinator import Coordinator, Observer
 from batchrec.engine.counting import RunCounts
-from batchrec.engine.definition import definition_record
+from batchrec.engine.definition import definition_record, refuse_other_definition
 from batchrec.engine.devices import available_cores
 from batchrec.engine.expecting import keep_outside, recall_expectation
 from batchrec.engine.identity import bind
@@ -134,7 +134,7 @@ def _bind(store: Store, layout: Layout, job: Job) -> Job:
     """Make the folder this job's, or find that it is, and return the job with the plan that stands."""
     bind(store, job.identity)
     record = definition_record(job.identity, absolute_spec(job.spec))
-    create_or_compare(store, layout.spec_key, record, same=lambda _: True)  # for retries; OUTPUT.json binds
+    create_or_compare(store, layout.spec_key, record, same=partial(refuse_other_definition, store, layout))
     # Whoever was first decided the boundaries; any plan of the same rows will do.
     create_or_compare(store, layout.plan_key, job.plan.to_parquet(), same=lambda _: True)
     return replace(job, plan=standing_plan(store, layout, job.plan))

@@ -181,10 +181,13 @@ def standing_plan(store: Store, layout: Layout, wanted: Plan) -> Plan:
         standing = Plan.from_parquet(store.read(layout.plan_key))
     except KeyMissing:
         return wanted
-    if standing.num_rows != wanted.num_rows:
+    if not standing.cuts_rows_of(wanted):
+        same = standing.num_rows == wanted.num_rows
         raise OutputError(
             f"the plan in {store.url} is not one of this manifest",
-            found=f"{standing.num_rows:,} rows where the job has {wanted.num_rows:,}",
-            advice=f"it was damaged after it was written: `batchrec repair {store.url}` moves it away",
+            found="as many rows, of other files"
+            if same
+            else f"{standing.num_rows:,} rows where the job has {wanted.num_rows:,}",
+            advice="it was changed after it was written: use another output folder (-o)",
         )
     return standing

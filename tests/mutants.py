@@ -53,6 +53,8 @@ PROTOCOL_TESTS = (
     "tests/test_crashes.py",
     "tests/test_job.py",
     "tests/test_job_s3.py",
+    "tests/test_planning.py",
+    "tests/engine/test_worker_counts.py",
 )
 
 

@@ -14,8 +14,13 @@ import pytest
 
 import batchrec
 from batchrec.errors import AccessError, OutputError
+from batchrec.job import prepare
 from batchrec.manifest.planning import Plan
+from batchrec.output.layout import Layout
 from batchrec.output.verifying import verify
+from batchrec.planning import plan_job
+from batchrec.spec import JobSpec
+from batchrec.storage import open_store
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -133,6 +138,18 @@ def test_another_definition_is_refused_with_what_differs(archive: Path, finished
     with pytest.raises(OutputError, match=r"top_k was 5, is now 3") as refused:
         batchrec.submit(str(archive / "manifest.parquet"), output=str(finished), passthrough="broken", top_k=3)
     assert refused.value.exit_code == 3
+
+
+@pytest.mark.parametrize("damaged", [b"{", b'{"identity": {"top_k": 9}}', b"[]", b"\xff"])
+def test_a_folder_that_defines_another_job_is_refused(archive: Path, tmp_path: Path, damaged: bytes) -> None:
+    job = plan_job(JobSpec(source=(str(archive / "manifest.parquet"),), output=str(tmp_path / "out"), pool="inline"))
+    store = open_store(job.spec.output, job.spec.store)
+    layout = Layout(job.identity.job_id)
+    store.create(layout.spec_key, damaged)
+    with pytest.raises(OutputError, match=r"does not define this job.*`batchrec repair"):
+        prepare(store, layout, job)
+    store.delete(layout.spec_key)
+    prepare(store, layout, job)
 
 
 def test_a_changed_manifest_is_refused(archive: Path, tmp_path: Path) -> None:

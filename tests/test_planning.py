@@ -9,8 +9,10 @@ import pytest
 from batchrec.engine.devices import Placement
 from batchrec.engine.identity import bind
 from batchrec.engine.sites import ThisProcess
-from batchrec.errors import ModelError
+from batchrec.errors import ModelError, OutputError
+from batchrec.manifest.planning import plan_shards
 from batchrec.models.backends import hardware
+from batchrec.output.layout import Layout
 from batchrec.planning import plan_job
 from batchrec.spec import JobSpec, StoreOptions
 from batchrec.storage import open_store
@@ -32,6 +34,15 @@ def spec(archive: Path, tmp_path: Path) -> JobSpec:
 def test_a_job_for_gpus_is_planned_on_a_machine_without(spec: JobSpec, asked: str, expected: str) -> None:
     job = plan_job(spec.replace(precision=asked), site=GpusElsewhere())
     assert (job.precision, job.placement.device) == (expected, "cuda")
+
+
+def test_a_folder_whose_plan_cuts_other_files_is_refused(spec: JobSpec) -> None:
+    job, store = plan_job(spec), open_store(spec.output, spec.store)
+    layout, rows = Layout(job.identity.job_id), job.plan.num_rows
+    bind(store, job.identity)
+    store.create(layout.plan_key, plan_shards([1, rows - 1], 256, None).to_parquet())
+    with pytest.raises(OutputError, match="as many rows, of other files"):
+        plan_job(spec)
 
 
 def test_a_job_resumed_on_another_kind_of_cpu_keeps_its_arithmetic(

@@ -51,6 +51,8 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "the binding is garbage": lambda out: (out / "_batchrec" / "OUTPUT.json").write_bytes(b"\xff"),
     "the plan is garbage": lambda out: one(out, "plan.parquet").write_bytes(b"PAR1"),
     "the plan is gone": lambda out: one(out, "plan.parquet").unlink(),
+    "the definition is garbage": lambda out: one(out, "spec.json").write_bytes(b"{"),
+    "the definition is of another job": lambda out: one(out, "spec.json").write_bytes(b'{"identity": {"top_k": 9}}'),
     "the report is garbage": lambda out: (out / "report.json").write_bytes(b"<html>"),
     "a foreign part": lambda out: shutil.copy(
         one(out, "part-00000000.parquet"), one(out, "part-00000000.parquet").with_name("copy.parquet")

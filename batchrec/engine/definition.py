@@ -33,6 +33,36 @@ def definition_record(identity: Identity, spec: JobSpec) -> bytes:
     return json.dumps(record, sort_keys=True, indent=1).encode()
 
 
+def defines(record: bytes, job_id: str) -> bool:
+    """Whether a ``spec.json`` is a job's."""
+    return identity_in(record, job_id) is not None
+
+
+def identity_in(record: bytes, job_id: str) -> Identity | None:
+    """Return a job's identity from its ``spec.json``; None from one that is damaged or another job's."""
+    try:
+        plain = json.loads(record)
+        identity = Identity(dict(plain.get("identity", plain)))  # at first there was nothing else in it
+    except (ValueError, TypeError, AttributeError):
+        return None
+    return identity if identity.job_id == job_id else None
+
+
+def refuse_other_definition(store: Store, layout: Layout, record: bytes) -> bool:
+    """Refuse a folder whose ``spec.json`` is not the job's; True otherwise.
+
+    Raises:
+        OutputError: It is not.
+    """
+    if not defines(record, layout.job_id):
+        raise OutputError(
+            f"{store.url}/{layout.spec_key} does not define this job",
+            found=f"{len(record)} bytes that were changed or damaged after they were written",
+            advice=f"`batchrec repair {store.url}` moves it away, and the same command writes it again",
+        )
+    return True
+
+
 def stored_spec(store: Store, layout: Layout, options: StoreOptions) -> JobSpec | None:
     """Return a job as it was first submitted; None where its folder does not say.
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from batchrec.engine.claims import claim
-from batchrec.engine.definition import manifest_of, stored_spec
+from batchrec.engine.definition import defines, identity_in, manifest_of, stored_spec
 from batchrec.engine.identity import Identity
 from batchrec.errors import OutputError, Refused
 from batchrec.manifest.planning import Plan
@@ -61,6 +62,9 @@ def examine(url: str, options: StoreOptions) -> Examined:
     except OutputError as error:
         damages.append(Damage(layout.plan_key, f"it cannot be read: {error.found}"))
         reasons.append(f"{layout.plan_key} is damaged")
+    with suppress(KeyMissing):
+        if not defines(store.read(layout.spec_key), job_id):
+            damages.append(Damage(layout.spec_key, "it does not define this job"))
     files = [str(name) for name, *_ in identity["manifest"]] if identity else []
     diagnosis = diagnose(store, layout, list(plan) if plan is not None else None, files, damages, reasons)
     return Examined(store, layout, identity, options, diagnosis, find_leftovers(store))
@@ -147,8 +151,7 @@ def _binding(store: Store) -> tuple[str, Mapping[str, Any] | None, list[Damage],
 
 def _kept_identity(store: Store, layout: Layout) -> Mapping[str, Any] | None:
     try:
-        plain = json.loads(store.read(layout.spec_key))
-        identity = Identity(dict(plain.get("identity", plain)))
-    except (KeyMissing, ValueError, KeyError, TypeError, AttributeError):
+        identity = identity_in(store.read(layout.spec_key), layout.job_id)
+    except KeyMissing:
         return None
-    return identity.fields if identity.job_id == layout.job_id else None
+    return identity.fields if identity is not None else None

@@ -122,6 +122,17 @@ class Plan:
     def __repr__(self) -> str:
         return f"Plan({len(self)} shards, {self.num_rows} rows, {self.rows_per_shard} rows per shard)"
 
+    def cuts_rows_of(self, other: Plan) -> bool:
+        """Whether both cut the same rows of the same files, wherever they cut them."""
+        ours, theirs = self._rows_by_file(), other._rows_by_file()
+        return np.array_equal(ours, theirs)
+
+    def _rows_by_file(self) -> Int64s:
+        """Rows of each file that has any, as pairs; a plan never leaves some of a file's first rows out."""
+        files, starts = np.unique(self._file, return_index=True)
+        rows = np.add.reduceat(self._num_rows, starts) if len(files) else self._num_rows
+        return np.stack((files, rows))
+
     def to_parquet(self) -> bytes:
         """Return the plan as the bytes of a Parquet file, one row a shard."""
         arrays = (np.arange(len(self)), self._file, self._first_row, self._num_rows, self._first_position)

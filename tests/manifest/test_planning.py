@@ -81,6 +81,14 @@ def test_plans_that_cut_elsewhere_are_not_equal():
     assert plan_shards([10], 4, None) != "a plan"
 
 
+def test_plans_of_the_same_rows_are_told_from_those_of_others():
+    plan = plan_shards([25, 0, 25], 10, None)
+    assert plan.cuts_rows_of(plan_shards([25, 0, 25], 7, None))
+    for others in ([25, 25], [24, 0, 26], [25, 0, 25, 1], [50], []):
+        assert not plan.cuts_rows_of(plan_shards(others, 10, None))
+    assert plan_shards([], 10, None).cuts_rows_of(plan_shards([0], 10, None))
+
+
 def test_a_shard_needs_a_row():
     with pytest.raises(ValueError, match="at least 1"):
         plan_shards([10], 0, None)
