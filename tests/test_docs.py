@@ -13,6 +13,7 @@ import pytest
 
 from batchrec.cli.main import cli
 from batchrec.cli.options import settings_from
+from batchrec.errors import ErrorCode
 from batchrec.output.layout import OUTPUT_KEY, SUCCESS_KEY, Layout
 from batchrec.output.schema import FIELDS, errors_schema
 
@@ -123,6 +124,11 @@ def test_every_failure_has_its_exit_code_and_its_test() -> None:
         assert len(row) == 5, row
         assert set(re.findall(r"\d+", row[2])) <= EXIT_CODES, row
         assert _TEST.search(row[4]), row
+
+
+def test_the_failures_name_every_code_of_an_image() -> None:
+    named = set(_INLINE.findall((ROOT / "docs" / "failures.md").read_text()))
+    assert {code.value for code in ErrorCode} - named == set()
 
 
 def test_the_formats_name_every_column_and_key() -> None:
