@@ -53,8 +53,8 @@ def flip(data: bytearray, at: int, rng: random.Random) -> None:
 
 
 def flip_several(data: bytearray, at: int, rng: random.Random) -> None:
-    for _ in range(rng.randint(2, 8)):
-        flip(data, position(data, rng), rng)
+    for place, bit in {(position(data, rng), rng.randrange(8)) for _ in range(rng.randint(2, 8))}:
+        data[place] ^= 1 << bit
 
 
 def overwrite(data: bytearray, at: int, rng: random.Random) -> None:
@@ -84,16 +84,18 @@ def position(data: bytearray, rng: random.Random) -> int:
     return rng.randrange(min(len(data), _HEAD_BYTES) if rng.random() < 0.5 else len(data))
 
 
-DAMAGES: tuple[Callable[[bytearray, int, random.Random], None], ...] = (
-    flip, flip, flip_several, flip_several, overwrite, delete, insert, repeat, cut,
-)  # fmt: skip
+Damage = Callable[[bytearray, int, random.Random], None]
+FLIPS: tuple[Damage, ...] = (flip, flip_several)
+OTHER_DAMAGES: tuple[Damage, ...] = (overwrite, delete, insert, repeat, cut)
+#: Of so many mutants in a row all but the last have flipped bits and nothing else.
+EVERY = 6
 
 
 def mutant(files: dict[str, bytes], seed: int, number: int) -> tuple[str, bytes]:
     """What it was made of, and its bytes."""
     rng = random.Random(f"{seed}/{number}")
     name = rng.choice(sorted(files))
-    damage = rng.choice(DAMAGES)
+    damage = rng.choice(OTHER_DAMAGES if number % EVERY == EVERY - 1 else FLIPS)
     data = bytearray(files[name])
     damage(data, position(data, rng), rng)
     return f"{name}, {damage.__name__}", bytes(data)

@@ -19,12 +19,13 @@ from torchvision.models import get_model
 import batchrec
 from batchrec.errors import ErrorCode
 from batchrec.models import Preprocess, save_bundle
-from tests.pipeline.mutating import MAX_PIXELS, mutant, seeds
+from tests.pipeline.mutating import EVERY, FLIPS, MAX_PIXELS, mutant, seeds
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads what a process holds from /proc")
 
 ROOT = Path(__file__).parents[2]
 SEED = 7
+NUM_MUTANTS, NUM_FLIPPED = 3_600, 3_000
 ENDINGS = {
     "ok",
     ErrorCode.EMPTY,
@@ -81,19 +82,32 @@ def decode_mutants(seed: int, end: int, folder: Path, die_at: int = -1) -> Findi
 
 @pytest.fixture(scope="module")
 def findings(tmp_path_factory: pytest.TempPathFactory) -> Findings:
-    """How each of 3,000 mutants ended."""
-    return decode_mutants(SEED, 3_000, tmp_path_factory.mktemp("mutants"))
+    """How each of 3,600 mutants ended."""
+    return decode_mutants(SEED, NUM_MUTANTS, tmp_path_factory.mktemp("mutants"))
 
 
-def test_3000_mutants_end_with_pixels_or_a_code_in_bounded_time_and_memory(findings: Findings) -> None:
+def test_3000_of_the_mutants_are_good_files_with_flipped_bits_and_nothing_else() -> None:
+    files = seeds()
+    flipped = 0
+    for number in range(NUM_MUTANTS):
+        name, data = mutant(files, SEED, number)
+        good, damage = files[name.rpartition(", ")[0]], name.rpartition(", ")[2]
+        if damage in {flip.__name__ for flip in FLIPS}:
+            assert len(data) == len(good), name
+            assert 1 <= (int.from_bytes(data) ^ int.from_bytes(good)).bit_count() <= 8, name
+            flipped += 1
+    assert flipped == NUM_FLIPPED
+
+
+def test_3600_mutants_end_with_pixels_or_a_code_in_bounded_time_and_memory(findings: Findings) -> None:
     assert findings.faults == []
-    assert sorted(findings.endings) == list(range(3_000))
+    assert sorted(findings.endings) == list(range(NUM_MUTANTS))
 
 
 def test_the_mutants_are_neither_all_harmless_nor_all_ruined(findings: Findings) -> None:
     endings = Counter(findings.endings.values())
     assert set(endings) >= ENDINGS - {ErrorCode.EMPTY}
-    assert 600 < endings["ok"] < 2_400
+    assert NUM_MUTANTS / 5 < endings["ok"] < NUM_MUTANTS * 4 / 5
 
 
 def test_a_mutant_that_ends_its_process_is_named_and_the_others_are_decoded(tmp_path: Path) -> None:
@@ -119,13 +133,13 @@ def small_model(tmp_path: Path) -> str:
     return str(tmp_path / "bundle")
 
 
-def test_3000_mutants_in_a_job_give_one_row_each_with_the_same_code(
+def test_3600_mutants_in_a_job_give_one_row_each_with_the_same_code(
     findings: Findings, small_model: str, tmp_path: Path
 ) -> None:
     files = seeds()
-    for number in range(3_000):
+    for number in range(NUM_MUTANTS):
         (tmp_path / f"{number:04}.jpg").write_bytes(mutant(files, SEED, number)[1])
-    paths = [str(tmp_path / f"{number:04}.jpg") for number in range(3_000)]
+    paths = [str(tmp_path / f"{number:04}.jpg") for number in range(NUM_MUTANTS)]
     pq.write_table(pa.table({"path": paths}), tmp_path / "mutants.parquet")
     out = str(tmp_path / "out")
     batchrec.submit(
@@ -138,12 +152,15 @@ def test_3000_mutants_in_a_job_give_one_row_each_with_the_same_code(
     )
     rows = batchrec.open(out).predictions().to_table().to_pylist()
     codes = {int(Path(row["uri"]).stem): row["error_code"] or "ok" for row in rows}
-    assert len(rows) == 3_000
+    assert len(rows) == NUM_MUTANTS
     assert codes == findings.endings
 
 
 @pytest.mark.slow
-def test_100000_mutants_end_with_pixels_or_a_code_in_bounded_time_and_memory(tmp_path: Path) -> None:
-    found = decode_mutants(1, 100_000, tmp_path)
+def test_100000_files_with_flipped_bits_and_20000_others_end_with_pixels_or_a_code_in_bounded_time_and_memory(
+    tmp_path: Path,
+) -> None:
+    num_mutants = 100_000 * EVERY // (EVERY - 1)
+    found = decode_mutants(1, num_mutants, tmp_path)
     assert found.faults == []
-    assert len(found.endings) == 100_000
+    assert len(found.endings) == num_mutants
