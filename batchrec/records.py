@@ -59,6 +59,21 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelCount:
+    """How often a model gave a label.
+
+    Attributes:
+        label: The label.
+        num_images: Images whose first label it is.
+        mean_score: Mean of the scores those were given it with.
+    """
+
+    label: str
+    num_images: int
+    mean_score: float
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One try of one shard. ``number`` counts from 1 within one run; 0 stands for rows published as given up.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import click
@@ -118,13 +118,17 @@ def _retries(opened: OpenedOutput) -> dict[str, Any]:
 
 
 def _print_retries(opened: OpenedOutput, *, err: bool = False) -> None:
-    facts = _retries(opened)
+    for line in _retry_lines(_retries(opened)):
+        click.echo(line, err=err)
+
+
+def _retry_lines(facts: dict[str, Any]) -> Iterator[str]:
     for child in facts.get("retries", ()):
         state = "complete" if child["complete"] else "not complete: the same `batchrec retry` resumes it"
         rows = "no row yet" if child["rows"] is None else _count(child["rows"], "row")
-        click.echo(f"retry {child['output']}: {rows}, {state}", err=err)
+        yield f"retry {child['output']}: {rows}, {state}"
     if facts:
-        click.echo(f"with its retries: {facts['rows_ok_merged']:,} of {facts['rows']:,} rows ok", err=err)
+        yield f"with its retries: {facts['rows_ok_merged']:,} of {facts['rows']:,} rows ok"
 
 
 def _last_sign(age_s: float | None) -> str:
@@ -139,15 +143,23 @@ def _count(number: int, noun: str) -> str:
 
 @click.command()
 @output_verb
-def report(output: str, s3_endpoint: str | None, s3_region: str | None, as_json: bool) -> int:
-    """Print the report of the latest run."""
+@click.option("--html", "page", metavar="FILE", help="Write it as one page, with the labels counted: a new file.html")
+def report(output: str, s3_endpoint: str | None, s3_region: str | None, as_json: bool, page: str | None) -> int:
+    """Print the report of the latest run, or write it as a page."""
     from batchrec.report.summary import RunSummary
     from batchrec.report.terminal import print_report
 
     opened = open_named(output, s3_endpoint, s3_region)
     plain = opened.report()
+    written = None
+    if page is not None:
+        from batchrec.cli.pages import write_page
+
+        written = write_page(opened, RunSummary.from_json(plain), page, notes=list(_retry_lines(_retries(opened))))
     if as_json:
-        click.echo(json.dumps({**plain, **_retries(opened)}, indent=1))
+        click.echo(json.dumps({**plain, **_retries(opened), **({"html": written} if written else {})}, indent=1))
+    elif written:
+        click.echo(f"{written}: the report as a page; open it in a browser")
     else:
         print_report(RunSummary.from_json(plain), sys.stdout)
         _print_retries(opened)
