@@ -13,12 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
-from torchvision.models import get_model
 
 import batchrec
 from batchrec.errors import ErrorCode
-from batchrec.models import Preprocess, save_bundle
 from tests.pipeline.mutating import EVERY, FLIPS, MAX_PIXELS, mutant, seeds
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads what a process holds from /proc")
@@ -115,22 +112,6 @@ def test_a_mutant_that_ends_its_process_is_named_and_the_others_are_decoded(tmp_
     name = mutant(seeds(), SEED, 3)[0]
     assert found.faults == [f"{name} ended its process (-6): python -m tests.pipeline.mutating 7 3 4"]
     assert sorted(found.endings) == [0, 1, 2, 4, 5]
-
-
-@pytest.fixture
-def small_model(tmp_path: Path) -> str:
-    """A bundle of random weights for pictures of 32 x 32."""
-    torch.manual_seed(1)
-    weights = get_model("shufflenet_v2_x0_5", num_classes=3).state_dict()
-    save_bundle(
-        tmp_path / "bundle",
-        architecture="shufflenet_v2_x0_5",
-        weights={name: tensor.numpy() for name, tensor in weights.items()},
-        labels=("a", "b", "c"),
-        preprocess=Preprocess(resize=32, crop=32),
-        card="# random\n",
-    )
-    return str(tmp_path / "bundle")
 
 
 def test_3600_mutants_in_a_job_give_one_row_each_with_the_same_code(
