@@ -78,6 +78,20 @@ def sound(out: object) -> None:
     assert (found.faults, found.complete) == ((), True)
 
 
+def test_rows_with_credentials_in_their_uris_are_not_copied_unasked(shop: Shop, run_cli: Cli) -> None:
+    signed = "absent.jpg?X-Amz-Signature=s3cret"
+    pq.write_table(pa.table({"uri": [signed, *shop.uris[1:15]], "sku": ["S"] * 15}), shop.root / "m" / "0.parquet")
+    shop.hide(20)
+    shop.submit()
+    code, out, err = run_cli("retry", shop.out, "--code", "not_found")
+    assert (code, "s3cret" in out + err) == (3, False)
+    assert "1 of 2 failed rows" in err
+    assert "absent.jpg?X-Amz-Signature=***" in err
+    assert list(shop.out.rglob("children/*")) == list(shop.root.glob("out.*")) == []
+    assert run_cli("retry", shop.out, "--code", "not_found", "--keep-credentials")[0] == 0
+    sound(f"{shop.out}.retry-0001")
+
+
 def test_a_retry_does_only_the_failed_rows_and_the_merged_view_has_them(shop: Shop, run_cli: Cli) -> None:
     shop.hide(2, 14, 15, 30)
     shop.submit()

@@ -36,6 +36,7 @@ _RETRYABLE = ", ".join(code.value for code, facts in CODES.items() if facts.retr
 )
 @click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="Setting that is to differ from the job's own")
 @click.option("-o", "--output", "target", metavar="DIR", help="Folder of the retry [default: OUTPUT.retry-NNNN]")
+@click.option("--keep-credentials", is_flag=True, help="Keep URIs with credentials in that folder, to read them again")
 def retry(
     output: str,
     s3_endpoint: str | None,
@@ -44,12 +45,13 @@ def retry(
     codes: tuple[str, ...],
     sets: tuple[str, ...],
     target: str | None,
+    keep_credentials: bool,
 ) -> int:
     """Do failed rows of a complete job again, as a job of their own; the same command again resumes."""
     from batchrec.engine.retrying import prepare_retry
 
     parent = open_named(output, s3_endpoint, s3_region)
-    prepared = prepare_retry(parent, codes=codes, sets=sets, target=target)
+    prepared = prepare_retry(parent, codes=codes, sets=sets, target=target, keep_credentials=keep_credentials)
     if prepared is None:
         return _nothing_to_retry(parent, as_json)
     begun = "goes on" if prepared.resumed else "begins"

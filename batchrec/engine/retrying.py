@@ -32,6 +32,7 @@ from batchrec.output.children import (
 from batchrec.output.layout import ORIGIN_KEY, OUTPUT_KEY, RETRY_PREFIX
 from batchrec.output.opening import OpenedOutput
 from batchrec.output.reading import Output
+from batchrec.redacting import MASK
 from batchrec.settings import resolve_settings
 from batchrec.spec import JobSpec
 from batchrec.storage import create_or_compare, open_store, stands
@@ -94,7 +95,12 @@ class _Parent:
 
 
 def prepare_retry(
-    parent: OpenedOutput, *, codes: Sequence[str] = (), sets: Sequence[str] = (), target: str | None = None
+    parent: OpenedOutput,
+    *,
+    codes: Sequence[str] = (),
+    sets: Sequence[str] = (),
+    target: str | None = None,
+    keep_credentials: bool = False,
 ) -> Retry | None:
     """Make a retry of a job's failed rows ready to run; None where no row is to be done again.
 
@@ -105,9 +111,10 @@ def prepare_retry(
         codes: Which failed rows; all whose code is marked retryable when empty.
         sets: ``name=value`` of each ``--set``: what the retry has otherwise than its parent.
         target: Its folder; ``<parent>.retry-NNNN`` when None.
+        keep_credentials: Write rows whose URIs hold credentials into that folder too.
 
     Raises:
-        OutputError: The parent is not complete, or the folder cannot be taken.
+        OutputError: The parent is not complete, the folder cannot be taken, or URIs hold credentials.
         UsageError: A setting cannot be another than the parent's.
         Refused: The parent's manifest or model is not what it was.
     """
@@ -127,6 +134,8 @@ def prepare_retry(
         rows = _failed_rows(parent, codes) if pending is None or pending.origin is None else None
         if rows is not None and not len(rows):
             return None
+        if rows is not None and not keep_credentials:
+            _refuse_credentials(parent, rows)
         spec = defined_again(parent, where)
         manifest = manifest_of(parent.identity, spec)
         own = read_origin(parent.store)
@@ -174,6 +183,18 @@ def _failed_rows(parent: OpenedOutput, codes: Sequence[str]) -> Any:
     """Return the rows that still have one of some codes, as a table of errors."""
     errors = parent.errors()
     return errors.filter(np.isin(errors["error_code"].to_numpy(), codes))
+
+
+def _refuse_credentials(parent: Output, errors: Any) -> None:
+    """Refuse rows whose URIs hold what outputs never show: their retry would keep it with the rows to do."""
+    masked = [uri for uri in errors["uri"].to_pylist() if uri is not None and MASK in uri]
+    if masked:
+        raise OutputError(
+            f"{len(masked):,} of {len(errors):,} failed rows of {parent.store.url} have credentials in their URIs",
+            found=masked[0],
+            advice="submit them with new URIs as a manifest of their own, or say --keep-credentials: the folder of the "
+            "retry then holds them as they are",
+        )
 
 
 def _positions(errors: Any, parent: _Parent) -> npt.NDArray[np.int64]:
