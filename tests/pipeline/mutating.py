@@ -16,15 +16,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from tests.pipeline import damaged_images, good_images
+from tests.pipeline.metering import BYTES_PER_PIXEL, SPARE_BYTES, held_bytes, peak_bytes, pixels_named
 
 MAX_PIXELS = 1_000_000
 WITHIN_S = 5
-#: Beside the child's own memory: some for every pixel the header names, and some in any case.
-BYTES_PER_PIXEL, SPARE_BYTES = 24, 16 * 2**20
 _MAX_FILE_BYTES = 30_000
 _HEAD_BYTES = 200
 _WORTH_TRYING = (
@@ -101,26 +99,6 @@ def mutant(files: dict[str, bytes], seed: int, number: int) -> tuple[str, bytes]
     return f"{name}, {damage.__name__}", bytes(data)
 
 
-def memory_bytes(field: str) -> int:
-    """``VmRSS``, what is held now, or ``VmHWM``, the most since it was last asked to forget."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise ValueError(field)
-
-
-def pixels_named(data: bytes) -> int:
-    from batchrec.errors import ImageError
-    from batchrec.pipeline.headers import read_header
-    from batchrec.pipeline.sniffing import kind_of
-
-    try:
-        size = read_header(kind_of(data), data).size
-    except (ImageError, IndexError):
-        return 0
-    return min(size[0] * size[1], MAX_PIXELS) if size else MAX_PIXELS
-
-
 def outcomes(seed: int, first: int, end: int) -> Iterator[dict[str, Any]]:
     """Before each mutant its number; after it how it ended, in how long, and memory beyond what it may take."""
     from batchrec.errors import ImageError
@@ -133,8 +111,7 @@ def outcomes(seed: int, first: int, end: int) -> Iterator[dict[str, Any]]:
     for number in range(first, end):
         name, data = mutant(files, seed, number)
         yield {"number": number, "of": name}
-        Path("/proc/self/clear_refs").write_text("5")
-        before, started = memory_bytes("VmRSS"), time.monotonic()
+        before, started = held_bytes(), time.monotonic()
         signal.setitimer(signal.ITIMER_REAL, WITHIN_S)
         try:
             width, height = reader.read(data).size
@@ -144,8 +121,8 @@ def outcomes(seed: int, first: int, end: int) -> Iterator[dict[str, Any]]:
         except Exception as error:  # noqa: BLE001  whatever it is, it is the finding
             ended = f"raised {error!r}"
         signal.setitimer(signal.ITIMER_REAL, 0)
-        took_s, took_bytes = time.monotonic() - started, memory_bytes("VmHWM") - before
-        beyond = took_bytes - SPARE_BYTES - BYTES_PER_PIXEL * pixels_named(data)
+        took_s, took_bytes = time.monotonic() - started, peak_bytes() - before
+        beyond = took_bytes - SPARE_BYTES - BYTES_PER_PIXEL * pixels_named(data, MAX_PIXELS)
         yield {"number": number, "ended": ended, "took_s": took_s, "beyond_bytes": max(0, beyond)}
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import tracemalloc
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import PngImagePlugin
+from PIL import Image, PngImagePlugin
 
 from batchrec.errors import ErrorCode, ImageError
 from batchrec.models.preprocessing import Preprocess
@@ -16,7 +21,12 @@ from batchrec.pipeline.decoding import Decoder
 from batchrec.spec import ImageLimits
 from tests.pipeline.bad_images import CASES
 from tests.pipeline.damaged_images import GIF, GOOD, JPEG, PNG, SCAN, jpeg_frame
+from tests.pipeline.hostile import hostile_codes
 from tests.pipeline.image_files import patched
+from tests.pipeline.metering import BYTES_PER_PIXEL, MOST_PIXELS, SPARE_BYTES
+
+ROOT = Path(__file__).parents[2]
+SIDE = 1_000
 
 
 @pytest.fixture(scope="module")
@@ -58,18 +68,60 @@ def test_a_limit_is_kept_to_the_pixel():
         assert caught.value.code == ErrorCode.TOO_MANY_PIXELS
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in CASES if "65" in name or "000" in name or "giga" in name or "bomb" in name]
-)
-def test_bombs_are_refused_in_little_memory(decoder, name):
-    tracemalloc.start()
-    try:
-        with pytest.raises(ImageError):
-            decoder.decode(CASES[name][0])
-        _, peak_bytes = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak_bytes < 16 * 2**20
+@dataclass(frozen=True)
+class Measured:
+    """How a file ended, the bytes that took at most, and the pixels its header names."""
+
+    ended: str
+    bytes: int
+    pixels: int
+
+
+@pytest.fixture(scope="module")
+def folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The bad files that the tests write, one large good one of each decoder, and those made to break decoders."""
+    folder = tmp_path_factory.mktemp("metered")
+    (folder / "bad").mkdir()
+    for number, (data, _) in enumerate(CASES.values()):
+        (folder / "bad" / str(number)).write_bytes(data)
+    noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    for format_ in ("JPEG", "PNG", "WEBP"):
+        Image.fromarray(noise).save(folder / format_, format_)
+    with suppress(pytest.skip.Exception):
+        return [folder, request.getfixturevalue("test_data") / "hostile"]
+    return [folder]
+
+
+@pytest.fixture(scope="module")
+def measured(folders: list[Path]) -> dict[str, Measured]:
+    """All of them, by their paths in their folders, decoded one after another in one process."""
+    if sys.platform != "linux":
+        pytest.skip("reads what a process holds from /proc")
+    command = [sys.executable, "-m", "tests.pipeline.metering", *map(str, folders)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return {line.pop("name"): Measured(**line) for line in map(json.loads, done.stdout.splitlines())}
+
+
+def test_the_meter_sees_the_pixels_that_libraries_of_c_decode(measured: dict[str, Measured]) -> None:
+    for format_ in ("JPEG", "PNG", "WEBP"):
+        found = measured[format_]
+        assert (found.ended, found.pixels) == ("ok", SIDE**2)
+        assert 3 * SIDE**2 <= found.bytes <= BYTES_PER_PIXEL * SIDE**2, found
+
+
+def test_bombs_are_refused_in_little_memory(measured: dict[str, Measured]) -> None:
+    taken = {name: measured[f"bad/{number}"] for number, name in enumerate(CASES)}
+    assert {name: found.ended for name, found in taken.items()} == {name: code for name, (_, code) in CASES.items()}
+    assert {name: found for name, found in taken.items() if found.bytes > SPARE_BYTES} == {}
+    assert sum(found.pixels == MOST_PIXELS for found in taken.values()) >= 15, "too few bombs"
+
+
+def test_every_hostile_file_takes_no_more_memory_than_its_header_allows(
+    test_data: Path, measured: dict[str, Measured]
+) -> None:
+    taken = {name: measured[name] for name in hostile_codes()}
+    allowed = {name: SPARE_BYTES + BYTES_PER_PIXEL * found.pixels for name, found in taken.items()}
+    assert {name: found for name, found in taken.items() if found.bytes > allowed[name]} == {}
 
 
 def test_memory_that_runs_out_has_its_code(decoder, monkeypatch):
