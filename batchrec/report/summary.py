@@ -6,7 +6,8 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from types import UnionType
+from typing import Any, Self, get_args, get_type_hints
 
 from batchrec.errors import OutputError
 from batchrec.records import Agreement, WorkerFacts
@@ -18,6 +19,7 @@ from batchrec.stats import ShardStats
 __all__ = ["Binding", "ErrorExample", "RunSummary", "Threads", "binding", "comparison", "rate", "state_verdict"]
 
 SCHEMA_VERSION = 1
+_PLAIN = (int, float, str, bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +213,20 @@ def percent(share: float) -> str:
 
 
 def _known(kind: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
-    names = {each.name for each in dataclasses.fields(kind)}
-    return {name: value for name, value in content.items() if name in names}
+    """Return the fields of a class that are there, plain ones being of their kind; others are read by who asks."""
+    hints = get_type_hints(kind)
+    known = {name: value for name, value in content.items() if name in hints}
+    for name, value in known.items():
+        kinds = get_args(hints[name]) if isinstance(hints[name], UnionType) else (hints[name],)
+        if any(each in _PLAIN for each in kinds) and not any(_is_a(value, each) for each in kinds):
+            raise TypeError(f"{name} is {str(value)[:40]!r}")
+    return known
+
+
+def _is_a(value: object, kind: type[Any]) -> bool:
+    if kind in (int, float):
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, kind)
 
 
 def _stats_to_json(stats: ShardStats) -> dict[str, Any]:

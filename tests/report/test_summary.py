@@ -34,7 +34,11 @@ def test_fields_a_later_version_adds_are_passed_over(make_summary):
 
 
 @pytest.mark.parametrize(
-    "change", [{"schema_version": 2}, {"stats": None}, {"errors": []}, {"workers": [{}]}, {"threads": 5}]
+    "change",
+    [
+        *({"schema_version": 2}, {"stats": None}, {"errors": []}, {"workers": [{}]}, {"threads": 5}),
+        *({"wall_s": "long"}, {"num_rows": None}, {"model": 5}, {"max_failure_rate": "most"}, {"num_ok": True}),
+    ],
 )
 def test_a_report_of_another_kind_is_refused(make_summary, change):
     with pytest.raises(OutputError, match=r"report\.json"):
