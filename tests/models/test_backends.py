@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -74,6 +76,23 @@ def test_many_callers_get_their_own_answers(small_model, noise):
         together = list(callers.map(backend.predict, batches * 3))
     for index, scores in enumerate(together):
         np.testing.assert_array_equal(scores.top_scores, alone[index % 8].top_scores)
+
+
+FIRST_TWO = """
+import threading, time, numpy.lib
+from batchrec.models.backends.openvino_cpu import import_openvino
+
+openvino, version = import_openvino(), numpy.lib.NumpyVersion
+numpy.lib.NumpyVersion = lambda text: time.sleep(0.2) or version(text)  # whoever asks for it lets the other run
+threads = [threading.Thread(target=openvino.Type.u8.to_dtype) for _ in range(2)]
+for step in (threading.Thread.start, threading.Thread.join):
+    for thread in threads:
+        step(thread)
+"""
+
+
+def test_the_first_two_threads_with_images_for_openvino_do_not_wait_for_each_other():
+    subprocess.run([sys.executable, "-c", FIRST_TWO], timeout=60, check=True)
 
 
 def test_scores_do_not_change_when_the_batch_is_reused(small_model, noise):

@@ -47,9 +47,12 @@ def import_openvino() -> ModuleType:
     if "openvino" not in sys.modules:
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
-        return import_module("openvino")
+        openvino = import_module("openvino")
     except ImportError as error:
         raise BackendUnavailable("openvino is installed but cannot be imported", found=str(error)) from error
+    # It looks for numpy at its first need, and two threads that do so at once wait for each other for ever.
+    openvino.Type.u8.to_dtype()
+    return openvino
 
 
 def openvino_version() -> str | None:
