@@ -181,6 +181,23 @@ def test_a_busy_server_is_asked_again(server: HttpServer, reader: ImageReader, s
     assert len(server.requests) == 8
 
 
+def test_pauses_between_tries_grow_and_are_others_for_each_image(
+    server: HttpServer, reader: ImageReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answers["/a"] = Answer(status=503)
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", lambda pause_s: pauses.append(pause_s) if pause_s else None)  # the server's is 0
+    failure(reader, f"http://{server.place}/a")
+    first = pauses.copy()
+    failure(reader, f"http://{server.place}/a")
+    second = pauses[len(first) :]
+    for waited in (first, second):
+        assert len(waited) == http_client.MAX_TRIES - 1
+        assert waited == sorted(waited)
+        assert waited[-1] > 1.5 * waited[0]
+    assert all(one != another for one, another in zip(first, second, strict=True))
+
+
 @pytest.mark.parametrize(
     "broken",
     [

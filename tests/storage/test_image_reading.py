@@ -13,7 +13,7 @@ import pytest
 
 from batchrec.errors import CODES, ErrorCode, ImageError
 from batchrec.spec import StoreOptions
-from batchrec.storage import ImageReader, UriPolicy, beneath, reading, s3_images
+from batchrec.storage import ImageReader, UriPolicy, beneath, reading, s3_client, s3_images
 from tests.s3_server import Fault, S3Server
 
 MAX_BYTES = 1000
@@ -328,6 +328,23 @@ def test_object_sizes_are_judged_before_reading(s3_server: S3Server, s3_reader: 
 def test_every_answer_of_the_store_has_its_code(s3_server: S3Server, s3_reader: ImageReader, fault, code):
     s3_server.fault = lambda request: fault
     assert code_of(s3_reader, "a.jpg") is code
+
+
+def test_pauses_between_fetches_grow_to_a_bound_and_are_others_for_each_image(
+    s3_server: S3Server, s3_reader: ImageReader, monkeypatch: pytest.MonkeyPatch
+):
+    s3_server.fault = lambda request: Fault(status=503, code="SlowDown")
+    pauses: list[float] = []
+    monkeypatch.setattr(s3_client, "MAX_RETRIES", 8)
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    for _ in range(2):
+        assert code_of(s3_reader, "a.jpg") is ErrorCode.SERVER_ERROR
+    assert len(pauses) == 16
+    for waited in (pauses[:8], pauses[8:]):
+        assert waited[:6] == sorted(waited[:6])
+        assert waited[5] > 10 * waited[0]
+        assert max(waited) <= s3_images.MAX_BACKOFF_S
+    assert all(one != another for one, another in zip(pauses[:8], pauses[8:], strict=True))
 
 
 def test_a_cut_body_is_fetched_again_and_whole(s3_server: S3Server, s3_reader: ImageReader):
