@@ -9,6 +9,8 @@ KILLS ?= 100
 # Each process of tests takes up to 3 GB, and starts its own Ray.
 TEST_PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest
+# Real photographs, where they lie beside the checkout and nobody named others (or none: BATCHREC_TEST_DATA=).
+export BATCHREC_TEST_DATA ?= $(realpath ../shared/data)
 
 .PHONY: demo test test-cluster test-slow test-gpu soak soak-cluster mutants check lint types layers clean
 
