@@ -34,7 +34,11 @@ def test_data() -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Converted models of this session, away from the user's."""
-    folder = tmp_path_factory.mktemp("cache")
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of all its processes: to convert a model takes one of them twenty seconds
+    folder = folder / "cache"
+    folder.mkdir(exist_ok=True)
     before = os.environ.get("BATCHREC_CACHE")
     os.environ["BATCHREC_CACHE"] = str(folder)
     yield folder
