@@ -10,6 +10,7 @@ import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from tests.simulation.faults import Violation
 
@@ -108,7 +109,7 @@ class Scheduler:
         self.rng, self.now, self.steps, self.max_steps = rng, 0.0, 0, max_steps
         self.current: Task | None = None
         self.tasks: list[Task] = []
-        self.timers: list[tuple[float, int, Callable[[], None]]] = []
+        self.timers: list[tuple[float, Callable[[], None]]] = []
         self.failure: BaseException | None = None
         self._budget = 0
         self._horizon = float("inf")
@@ -174,7 +175,7 @@ class Scheduler:
 
     def after(self, seconds: float, act: Callable[[], None]) -> None:
         """Do something later, whoever lives then: what is under way in the network."""
-        self.timers.append((self.now + seconds, len(self.timers), act))
+        self.timers.append((self.now + seconds, act))
 
     def kill(self, process: Process) -> None:
         """End a process; its tasks unwind when their turn comes, and can do nothing more."""
@@ -246,9 +247,9 @@ class Scheduler:
 
     def _fire(self) -> None:
         due = [timer for timer in self.timers if timer[0] <= self.now]
-        for timer in sorted(due):
+        for timer in sorted(due, key=itemgetter(0)):  # those of one moment in the order they were set
             self.timers.remove(timer)
-            timer[2]()
+            timer[1]()
 
     def _move_clock(self) -> bool:
         wakes = [
