@@ -168,14 +168,11 @@ def test_a_run_whose_ray_dies_or_that_has_three_seconds_to_live_ends_resumable_a
     standing = num_parts(tmp_path / "out")
     process = submit()
     wait_for_parts(tmp_path / "out", standing + 3, process)
-    os.killpg(process.pid, signal.SIGTERM)  # as Ray stops a job: the whole group, and three seconds later for good
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=3)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    os.kill(process.pid, signal.SIGTERM)  # as Ray stops a job, which is no Ray itself; then it has three seconds
+    process.wait(timeout=3)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode in (143, 5, -signal.SIGKILL), errors
-    assert process.returncode < 0 or "the same command resumes" in errors.splitlines()[-1]
+    assert process.returncode == 143, errors
+    assert errors.splitlines()[-1] == "terminated: the same command resumes"
     assert_unfinished(tmp_path / "out")
     last = submit()
     _, errors = last.communicate(timeout=120)
