@@ -41,7 +41,7 @@ test-gpu: $(INSTALLED)
 soak: $(INSTALLED)  ## histories of the simulation, SEEDS of them; prints the first that fails and how to replay it
 	$(BIN)/python -m tests.simulation.soak --seeds $(SEEDS)
 
-soak-cluster: $(INSTALLED)  ## a job of ROWS rows on four raylets and a bucket on a bad day, KILLS times killed; about an hour
+soak-cluster: $(INSTALLED)  ## a job of ROWS rows on four raylets and a bucket on a bad day, KILLS times killed; a quarter of an hour
 	$(BIN)/python -m tests.cluster.soak --rows $(ROWS) --kills $(KILLS)
 
 mutants: $(INSTALLED)  ## every guard of the protocol taken out in turn; something must notice each time
