@@ -39,11 +39,17 @@ def cluster() -> Iterator[Raylets]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(long_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Verification:
-    """What the job ends with in one process, when nothing happens."""
+def alone(long_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of the job in one process, when nothing happens."""
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     batchrec.submit(str(long_manifest), output=str(out), pool="inline", **SETTINGS)
-    return verified(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def undisturbed(alone: Path) -> Verification:
+    """What the job ends with then."""
+    return verified(alone)
 
 
 @pytest.fixture
@@ -114,13 +120,21 @@ def report_of(out: Path) -> dict[str, Any]:
     return json.loads((out / "report.json").read_text())
 
 
-def assert_all_rows_twice(out: Path, undisturbed: Verification) -> None:
-    """The longer job is sound and complete, and its second half is its first."""
-    found = verified(out)
-    assert (found.faults, found.complete, found.num_rows) == ((), True, 2 * undisturbed.num_rows)
-    table = batchrec.open(str(out)).predictions().to_table(columns=["row", "image_id", "label", "error_code"])
-    rows = table.sort_by("row").drop_columns("row")
-    assert rows.slice(0, undisturbed.num_rows).equals(rows.slice(undisturbed.num_rows))
+def rows_of(out: Path) -> pa.Table:
+    """All rows in the manifest's order, with all they say but for their numbers and attempts."""
+    table = batchrec.open(str(out)).predictions().to_table().sort_by("row")
+    assert table["row"].to_pylist() == list(range(table.num_rows))
+    return table.drop_columns(["row", "attempt"])
+
+
+def assert_all_rows_twice(out: Path, alone: Path) -> None:
+    """The longer job is sound and complete, and both of its halves are the job in one process, scores and codes too."""
+    found, once = verified(out), rows_of(alone)
+    assert (found.faults, found.complete, found.num_rows) == ((), True, 2 * once.num_rows)
+    rows = rows_of(out)
+    assert {"label", "score", "top_k", "error_code"} <= set(rows.column_names)
+    assert rows.slice(0, once.num_rows).equals(once)
+    assert rows.slice(once.num_rows).equals(once)
 
 
 def replace_a_node(cluster: Raylets, victim: int, out: Path, process: subprocess.Popen[str]) -> None:
@@ -170,19 +184,19 @@ def test_a_worker_killed_in_mid_run_costs_no_row(
 
 
 def test_a_node_lost_and_another_added_cost_its_shards_in_flight_at_most(
-    type_command: Command, longer_submission: list[object], cluster: Raylets, undisturbed: Verification, tmp_path: Path
+    type_command: Command, longer_submission: list[object], cluster: Raylets, alone: Path, tmp_path: Path
 ) -> None:
     process = type_command(*longer_submission)
     wait_for_parts(tmp_path / "out", NUM_SHARDS // 2, process)
     replace_a_node(cluster, next(node for node in cluster.standing if cluster.workers(node)), tmp_path / "out", process)
     code, _, said = ended(process)
     assert code == 0, said
-    assert_all_rows_twice(tmp_path / "out", undisturbed)
+    assert_all_rows_twice(tmp_path / "out", alone)
     assert_one_node_went_and_one_came(report_of(tmp_path / "out"))
 
 
 def test_a_spot_node_that_is_drained_and_taken_costs_its_shards_in_flight_at_most(
-    type_command: Command, longer_submission: list[object], cluster: Raylets, undisturbed: Verification, tmp_path: Path
+    type_command: Command, longer_submission: list[object], cluster: Raylets, alone: Path, tmp_path: Path
 ) -> None:
     process = type_command(*longer_submission)
     wait_for_parts(tmp_path / "out", 2, process)
@@ -193,7 +207,7 @@ def test_a_spot_node_that_is_drained_and_taken_costs_its_shards_in_flight_at_mos
     code, _, said = ended(process)
     assert code == 0, said
     assert "was lost with its node" in said
-    assert_all_rows_twice(tmp_path / "out", undisturbed)
+    assert_all_rows_twice(tmp_path / "out", alone)
     assert_one_node_went_and_one_came(report_of(tmp_path / "out"))
 
 
@@ -207,6 +221,7 @@ def test_a_job_stopped_is_resumed_by_another_driver(
     assert (code, "is stopped" in printed) == (0, True), (printed, said)
     code, _, said = ended(process)
     assert code in (5, 6), said
+    assert "terminated: the same command resumes" in ended(type_command("logs", tmp_path / "out"))[1]
     assert parts(tmp_path / "out") < NUM_SHARDS
     code, _, said = ended(type_command(*slowly))
     assert code == 0, said
