@@ -140,7 +140,7 @@ def test_another_definition_is_refused_with_what_differs(archive: Path, finished
     assert refused.value.exit_code == 3
 
 
-@pytest.mark.parametrize("damaged", [b"{", b'{"identity": {"top_k": 9}}', b"[]", b"\xff"])
+@pytest.mark.parametrize("damaged", [b"{", b'{"identity": {"top_k": 9}}', b"[]", b"\xff", b"[" * 99_999])
 def test_a_folder_that_defines_another_job_is_refused(archive: Path, tmp_path: Path, damaged: bytes) -> None:
     job = plan_job(JobSpec(source=(str(archive / "manifest.parquet"),), output=str(tmp_path / "out"), pool="inline"))
     store = open_store(job.spec.output, job.spec.store)

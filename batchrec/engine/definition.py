@@ -43,7 +43,7 @@ def identity_in(record: bytes, job_id: str) -> Identity | None:
     try:
         plain = json.loads(record)
         identity = Identity(dict(plain.get("identity", plain)))  # at first there was nothing else in it
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None
     return identity if identity.job_id == job_id else None
 
@@ -76,7 +76,7 @@ def stored_spec(store: Store, layout: Layout, options: StoreOptions) -> JobSpec 
     """
     try:
         plain = json.loads(store.read(layout.spec_key))["spec"]
-    except (KeyMissing, ValueError, KeyError, TypeError):
+    except (KeyMissing, ValueError, KeyError, TypeError, RecursionError):
         return None  # made before folders said so, or damaged
     spec = JobSpec.from_json(plain)
     pays = spec.store.requester_pays or options.requester_pays
