@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 from batchrec.errors import UsageError
+from batchrec.kinds import fits
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 EMBEDDINGS = ("off", "float16", "float32")
@@ -145,6 +146,9 @@ class JobSpec:
             name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()
         }
         try:
+            hints = get_type_hints(cls)
+            if unfit := [name for name, value in values.items() if name in hints and not fits(value, hints[name])]:
+                raise TypeError(f"{', '.join(unfit)} of another kind")
             limits, store = ImageLimits(**values.pop("image_limits")), StoreOptions(**values.pop("store"))
             return cls(**values, image_limits=limits, store=store)
         except (KeyError, TypeError) as error:

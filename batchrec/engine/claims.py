@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from batchrec.engine.drivers import Driver, let_go
 from batchrec.errors import BatchrecError, OutputError, StorageLost
 from batchrec.output.advising import advise
 from batchrec.output.layout import Layout
 from batchrec.storage import KeyExists, KeyMissing, Store, Uncertain
+from batchrec.storage.json_objects import json_object
 
 BEAT_S = 10.0
 PATIENCE_S = 30.0
@@ -184,7 +184,7 @@ def _holds(store: Store, layout: Layout, number: int, driver: Driver) -> bool:
 
 def _read_driver(store: Store, key: str) -> Driver:
     """Read a claim; what another version left out or nobody can read makes it a driver elsewhere."""
-    plain = _json_object(store.read(key))
+    plain = json_object(store.read(key))
     return Driver(
         host=str(plain.get("host", "an unknown host")),
         boot_id=str(plain.get("boot_id", "")),
@@ -196,14 +196,6 @@ def _read_driver(store: Store, key: str) -> Driver:
 
 def _number(value: object) -> int:
     return value if isinstance(value, int) else 0
-
-
-def _json_object(data: bytes) -> dict[str, Any]:
-    try:
-        plain = json.loads(data)
-    except (ValueError, RecursionError):
-        return {}
-    return plain if isinstance(plain, dict) else {}
 
 
 def _is_passed(
@@ -273,7 +265,7 @@ class _Beat:
 def _hear(store: Store, layout: Layout, number: int) -> _Beat | None:
     key = beat_key(layout, number)
     try:
-        plain, moment = _json_object(store.read(key)), store.info(key).modified
+        plain, moment = json_object(store.read(key)), store.info(key).modified
     except KeyMissing:
         return None
     return _Beat(moment, str(plain.get("nonce", "")), plain.get("ended") is True)

@@ -17,6 +17,7 @@ from batchrec.output.layout import Layout
 from batchrec.output.reading import Output
 from batchrec.spec import ImageLimits, JobSpec, StoreOptions
 from batchrec.storage import KeyMissing, Store
+from batchrec.storage.json_objects import json_object
 
 _FORMAT = 2
 
@@ -33,19 +34,11 @@ def definition_record(identity: Identity, spec: JobSpec) -> bytes:
     return json.dumps(record, sort_keys=True, indent=1).encode()
 
 
-def defines(record: bytes, job_id: str) -> bool:
-    """Whether a ``spec.json`` is a job's."""
-    return identity_in(record, job_id) is not None
-
-
 def identity_in(record: bytes, job_id: str) -> Identity | None:
     """Return a job's identity from its ``spec.json``; None from one that is damaged or another job's."""
-    try:
-        plain = json.loads(record)
-        identity = Identity(dict(plain.get("identity", plain)))  # at first there was nothing else in it
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        return None
-    return identity if identity.job_id == job_id else None
+    plain = json_object(record)
+    fields = plain.get("identity", plain)  # at first there was nothing else in it
+    return Identity(fields) if isinstance(fields, dict) and Identity(fields).job_id == job_id else None
 
 
 def refuse_other_definition(store: Store, layout: Layout, record: bytes) -> bool:
@@ -54,7 +47,7 @@ def refuse_other_definition(store: Store, layout: Layout, record: bytes) -> bool
     Raises:
         OutputError: It is not.
     """
-    if not defines(record, layout.job_id):
+    if identity_in(record, layout.job_id) is None:
         raise OutputError(
             f"{store.url}/{layout.spec_key} does not define this job",
             found=f"{len(record)} bytes that were changed or damaged after they were written",
@@ -75,9 +68,12 @@ def stored_spec(store: Store, layout: Layout, options: StoreOptions) -> JobSpec 
         UsageError: Another version of batchrec wrote it.
     """
     try:
-        plain = json.loads(store.read(layout.spec_key))["spec"]
-    except (KeyMissing, ValueError, KeyError, TypeError, RecursionError):
-        return None  # made before folders said so, or damaged
+        record = store.read(layout.spec_key)
+    except KeyMissing:
+        return None
+    plain = json_object(record).get("spec")
+    if identity_in(record, layout.job_id) is None or not isinstance(plain, dict):
+        return None  # damaged, or made before folders said so
     spec = JobSpec.from_json(plain)
     pays = spec.store.requester_pays or options.requester_pays
     return spec.replace(store=dataclasses.replace(options, requester_pays=pays))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchrec.engine.claims import claim
-from batchrec.engine.definition import defines, identity_in, manifest_of, stored_spec
+from batchrec.engine.definition import identity_in, manifest_of, stored_spec
 from batchrec.engine.identity import Identity
 from batchrec.errors import OutputError, Refused
 from batchrec.manifest.planning import Plan
@@ -63,7 +63,7 @@ def examine(url: str, options: StoreOptions) -> Examined:
         damages.append(Damage(layout.plan_key, f"it cannot be read: {error.found}"))
         reasons.append(f"{layout.plan_key} is damaged")
     with suppress(KeyMissing):
-        if not defines(store.read(layout.spec_key), job_id):
+        if identity_in(store.read(layout.spec_key), job_id) is None:
             damages.append(Damage(layout.spec_key, "it does not define this job"))
     files = [str(name) for name, *_ in identity["manifest"]] if identity else []
     diagnosis = diagnose(store, layout, list(plan) if plan is not None else None, files, damages, reasons)

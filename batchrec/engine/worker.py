@@ -139,8 +139,11 @@ class Worker:
 
     def _run(self, attempt: Attempt) -> ShardResult:
         hand, shard = self._hands.mine(), attempt.shard.index
-        if attempt.number > 1 and (found := self._find(shard)) is not None:
-            return self._take_over(found)
+        if attempt.number > 1:
+            with hand.at("read", shard):
+                found = self._find(shard)
+            if found is not None:
+                return self._take_over(found)
         with hand.at("read", shard), self._reading:
             rows = self._rows.read(attempt.shard)
         predictions = self._predict(attempt, rows)

@@ -27,6 +27,7 @@ from batchrec.output.seal import Seal, SealedPart, foreign_names, point_to_manif
 from batchrec.output.tables import read_table
 from batchrec.records import Shard
 from batchrec.storage import KeyMissing, Store, stands
+from batchrec.storage.json_objects import json_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ def verify(store: Store, layout: Layout, plan: Sequence[Shard]) -> Verification:
     notes: list[str] = []
     standing = standing_parts(store, layout, len(plan))
     manifest_files = _manifest_files(store, layout, faults)
+    faults += _definition_faults(store, layout)
     parts = check_parts(store, layout, plan, standing, manifest_files)
     faults += [fault for _, fault in parts.faults]
     if len(parts.embeddings) > 1:
@@ -124,6 +126,16 @@ def _manifest_files(store: Store, layout: Layout, faults: list[str]) -> list[str
     except (ValueError, KeyError, TypeError, IndexError) as error:
         faults.append(f"{OUTPUT_KEY} cannot be read: {error}")
     return []
+
+
+def _definition_faults(store: Store, layout: Layout) -> list[str]:
+    """Hold what a retry goes by against the binding, where both are there."""
+    try:
+        bound, defined = (json_object(store.read(key)) for key in (OUTPUT_KEY, layout.spec_key))
+    except KeyMissing:
+        return []
+    same = bound.get("identity") == defined.get("identity", defined)
+    return [] if same else [f"{layout.spec_key} does not define this job"]
 
 
 def _read_part(store: Store, layout: Layout, shard: Shard, manifest_file: str, parts: CheckedParts) -> None:

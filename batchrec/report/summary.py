@@ -6,10 +6,10 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import UnionType
-from typing import Any, Self, get_args, get_type_hints
+from typing import Any, Self, get_type_hints
 
 from batchrec.errors import OutputError
+from batchrec.kinds import fits
 from batchrec.records import Agreement, WorkerFacts
 from batchrec.redacting import shown
 from batchrec.report.binding import Binding, Threads, weigh
@@ -19,7 +19,6 @@ from batchrec.stats import ShardStats
 __all__ = ["Binding", "ErrorExample", "RunSummary", "Threads", "binding", "comparison", "rate", "state_verdict"]
 
 SCHEMA_VERSION = 1
-_PLAIN = (int, float, str, bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,16 +216,9 @@ def _known(kind: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
     hints = get_type_hints(kind)
     known = {name: value for name, value in content.items() if name in hints}
     for name, value in known.items():
-        kinds = get_args(hints[name]) if isinstance(hints[name], UnionType) else (hints[name],)
-        if any(each in _PLAIN for each in kinds) and not any(_is_a(value, each) for each in kinds):
+        if not fits(value, hints[name]):
             raise TypeError(f"{name} is {str(value)[:40]!r}")
     return known
-
-
-def _is_a(value: object, kind: type[Any]) -> bool:
-    if kind in (int, float):
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return isinstance(value, kind)
 
 
 def _stats_to_json(stats: ShardStats) -> dict[str, Any]:

@@ -64,6 +64,22 @@ def test_a_name_of_no_page_is_refused(complaint: Complaint, finished: Path, name
     assert names_below(tmp_path) == set()
 
 
+@pytest.mark.parametrize("spec", ["[]", '"x"', '{"source": 5}', "null"])
+def test_a_damaged_definition_costs_the_page_its_command(run_cli: Cli, copied: Path, tmp_path: Path, spec: str) -> None:
+    path = next(copied.rglob("spec.json"))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "spec": json.loads(spec)}))
+    assert run_cli("report", copied, "--html", tmp_path / "r.html")[0] == 0
+    assert "batchrec submit" not in (tmp_path / "r.html").read_text()
+
+
+def test_a_definition_of_wrong_kinds_costs_the_page_its_command(run_cli: Cli, copied: Path, tmp_path: Path) -> None:
+    path = next(copied.rglob("spec.json"))
+    record = json.loads(path.read_text())
+    for number, wrong in enumerate(({"source": 5}, {"input_roots": 5}, {"top_k": "x"}, {"model": []}, {"store": []})):
+        path.write_text(json.dumps({**record, "spec": {**record["spec"], **wrong}}))
+        assert run_cli("report", copied, "--html", tmp_path / f"{number}.html")[0] == 0, wrong
+
+
 def test_where_the_report_is_refused_the_page_is_too(complaint: Complaint, copied: Path, tmp_path: Path) -> None:
     (copied / "report.json").unlink()
     said = complaint(3, "report", copied)

@@ -169,6 +169,8 @@ def drop_sealed_part(store: Store) -> None:
 FAILED_ROW, OK_ROW = 0, 1  # of shard 1: manifest row 10 fails, row 11 does not
 
 TAMPERINGS: dict[str, tuple[Tamper, str]] = {
+    "the definition is garbage": (raw(LAYOUT.spec_key, b"[]"), "does not define this job"),
+    "the definition is another job's": (raw(LAYOUT.spec_key, b'{"identity": {}}'), "does not define this job"),
     "a part is gone": (gone(KEY), "is sealed, but is not there"),
     "a part is empty": (raw(KEY, b""), "not Parquet"),
     "a part is cut": (lambda store: store.overwrite(KEY, store.read(KEY)[:-7]), "not Parquet"),
