@@ -48,6 +48,9 @@ def open_store(url: str, options: StoreOptions) -> Store:
     if name == "file":
         from batchrec.storage.local_store import LocalStore
 
+        if url.lower().startswith(tuple(f"{each}:/" for each in S3_SCHEMES)):
+            advice = "write s3://BUCKET/PREFIX, or ./ before the name of a folder that is called so"
+            raise UsageError("a path that begins like an s3:// URL", advice=advice)
         return LocalStore(local_path(url))
     raise OutputError(
         "batchrec cannot write there", found=f"{name}://", advice="use a local folder, file:// or s3://BUCKET/PREFIX"

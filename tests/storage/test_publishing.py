@@ -215,7 +215,17 @@ def test_other_kinds_of_store_are_refused_with_what_is_supported(url: str):
 
 
 @pytest.mark.parametrize(
-    "url", ["s3://AKIACANARY:hunter2@bucket/x", "file://hunter2@host/x", "s3://", "s3://a", "", "a\0b"]
+    "url",
+    [
+        "s3://AKIACANARY:hunter2@bucket/x",
+        "file://hunter2@host/x",
+        "s3://",
+        "s3://a",
+        "s3:/hunter2/x",
+        "S3:/",
+        "",
+        "a\0b",
+    ],
 )
 def test_urls_that_name_nothing_are_refused_without_repeating_them(url: str):
     with pytest.raises(UsageError) as refused:
