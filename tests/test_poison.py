@@ -37,7 +37,6 @@ Prepare = Callable[..., list[str]]
 Run = Callable[..., Ended]
 
 ROWS_PER_SHARD = 1000
-NUMS_OF_ROWS = [2_000, pytest.param(10_000, marks=pytest.mark.cluster)]
 #: What becomes of an image, by what it does to a decoder.
 CODES = {"abort": "decoder_crash", "segfault": "decoder_crash", "hang": "decode_timeout", "eat": "out_of_memory"}
 
@@ -162,29 +161,16 @@ def restarts(done: Ended) -> int:
     return done.said.count("was lost and is replaced")
 
 
-def assert_one_row_and_one_worker(run: Run, out: Path, num_rows: int, deed: str) -> None:
-    done = run(num_rows, {1321: deed}, "--decode-within", "3s")
+@pytest.mark.ray
+@pytest.mark.parametrize("num_rows", [2_000, pytest.param(10_000, marks=pytest.mark.cluster)])
+@pytest.mark.parametrize(("deed", "error_code"), CODES.items(), ids=CODES.keys())
+def test_an_image_that_harms_its_decoder_is_one_row_and_costs_one_worker(
+    run_on_one_ray: Run, tmp_path: Path, num_rows: int, deed: str, error_code: str
+) -> None:
+    done = run_on_one_ray(num_rows, {1321: deed}, "--decode-within", "3s")
     assert done.code == 0, done.said
-    assert rows_not_ok(out, num_rows) == {1321: CODES[deed]}
+    assert rows_not_ok(tmp_path / "out", num_rows) == {1321: error_code}
     assert restarts(done) == 1, done.said
-
-
-@pytest.mark.ray
-@pytest.mark.parametrize("num_rows", NUMS_OF_ROWS)
-@pytest.mark.parametrize("deed", ["abort", "segfault"])
-def test_an_image_that_crashes_its_decoder_is_one_row(
-    run_on_one_ray: Run, tmp_path: Path, num_rows: int, deed: str
-) -> None:
-    assert_one_row_and_one_worker(run_on_one_ray, tmp_path / "out", num_rows, deed)
-
-
-@pytest.mark.ray
-@pytest.mark.parametrize("num_rows", NUMS_OF_ROWS)
-@pytest.mark.parametrize("deed", ["hang", "eat"])
-def test_an_image_that_hangs_its_decoder_or_eats_the_memory_is_one_row(
-    run_on_one_ray: Run, tmp_path: Path, num_rows: int, deed: str
-) -> None:
-    assert_one_row_and_one_worker(run_on_one_ray, tmp_path / "out", num_rows, deed)
 
 
 @pytest.mark.ray
