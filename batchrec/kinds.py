@@ -11,8 +11,8 @@ def fits(value: object, declared: Any) -> bool:
 
     Args:
         value: As JSON gave it.
-        declared: A type, ``X | Y`` or ``tuple[X, ...]``, as ``typing.get_type_hints`` gives it. Any number is an int and
-            a float, no bool is either.
+        declared: A type, ``X | Y`` or ``tuple[X, ...]``, as ``typing.get_type_hints`` gives it. Any number is an
+            int and a float, no bool is either.
     """
     if isinstance(declared, UnionType):
         return any(fits(value, each) for each in get_args(declared))
