@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
+import obstore
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -23,9 +24,10 @@ from batchrec.errors import ManifestError, Resumable
 from batchrec.manifest.planning import Plan
 from batchrec.output.parts import encode_part, publish_part
 from batchrec.output.verifying import Verification, verify
-from batchrec.storage import s3_client
+from batchrec.storage import inputs, reading, s3_client, s3_store
 from tests.driven import Command
 from tests.s3_server import BAD_DAY, Fault, Request, S3Server, SeededFaults
+from tests.s3fs_store import S3fsReader, S3fsStore
 
 SOURCE, OUT = "s3://photos/archive/manifest.parquet", "s3://photos/out"
 # The backend is named: each start's own trial may choose another, whose scores differ in the last digits.
@@ -145,6 +147,37 @@ def test_a_job_through_a_bucket_on_a_bad_day_ends_with_the_rows_of_a_good_one(
     once = [access for access in bucket.requests("PUT") if not ADVISORY.fullmatch(access.key)]
     assert [access.key for access in once if not access.conditional] == []
     assert_others_read(as_users_do, read)
+
+
+@pytest.fixture
+def through_s3fs(bucket: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output, manifest and images go through s3fs; whatever obstore is asked to do fails."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("through obstore")
+
+    for name in ("put", "get", "head", "list", "delete"):
+        monkeypatch.setattr(obstore, name, refuse)
+    for module in (s3_store, inputs):
+        monkeypatch.setattr(module, "S3Store", S3fsStore)
+    monkeypatch.setattr(reading, "S3Reader", S3fsReader)
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+def test_the_same_job_wholly_through_s3fs_ends_with_the_same_rows(
+    bucket: S3Server, undisturbed: Verification, through_s3fs: None, seed: int | None
+) -> None:
+    """An older client of other habits: it repeats puts by itself, lists before it opens, and has its own errors."""
+    bucket.fault = truth = Truth(bucket, BadDay(seed) if seed is not None else lambda _: None)
+    for runs in range(4):
+        try:
+            assert submit() == 0
+            break
+        except Resumable:
+            assert (seed is not None, runs < 3, "out/_SUCCESS" in bucket.keys("photos")) == (True, True, False)
+    assert truth.lies == []
+    bucket.fault = None
+    assert verified(OUT) == undisturbed
 
 
 def assert_others_read(filesystem: s3fs.S3FileSystem, rows: object) -> None:

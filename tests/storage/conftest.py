@@ -14,6 +14,7 @@ import pytest
 from batchrec.spec import StoreOptions
 from batchrec.storage import Store, open_store, s3_client
 from tests.s3_server import S3Server
+from tests.s3fs_store import S3fsStore
 
 WEIRD = "ö ut#1?x%20y & 'z'"
 
@@ -42,11 +43,14 @@ def s3_store(s3_server: S3Server, impatient: None) -> Store:
     return open_store("s3://photos/some/out", StoreOptions())
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "s3", "s3fs"])
 def store(request: pytest.FixtureRequest) -> Store:
-    """A store of each kind."""
+    """A store of each kind, and the tests' own through another client."""
     if request.param == "s3":
         return request.getfixturevalue("s3_store")
+    if request.param == "s3fs":
+        request.getfixturevalue("s3_server")
+        return S3fsStore("s3://photos/some/out", StoreOptions())
     return open_store(str(request.getfixturevalue("weird_tmp_path") / "out"), StoreOptions())
 
 
