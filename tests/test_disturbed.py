@@ -165,15 +165,20 @@ def test_a_run_whose_ray_dies_or_that_has_three_seconds_to_live_ends_resumable_a
         verdict = f"batchrec: the Ray of this run died (found: {name}); the same command resumes"
         assert errors.splitlines()[-1] == verdict
         assert_unfinished(tmp_path / "out")
-    standing = num_parts(tmp_path / "out")
-    process = submit()
-    wait_for_parts(tmp_path / "out", standing + 3, process)
-    os.kill(process.pid, signal.SIGTERM)  # as Ray stops a job, which is no Ray itself; then it has three seconds
-    process.wait(timeout=3)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 143, errors
-    assert errors.splitlines()[-1] == "terminated: the same command resumes"
-    assert_unfinished(tmp_path / "out")
+    for whole_group in (False, True):  # as Ray stops a job, which is no Ray itself; as systemd stops a unit
+        standing = num_parts(tmp_path / "out")
+        process = submit()
+        wait_for_parts(tmp_path / "out", standing + 3, process)
+        below = psutil.Process(process.pid).children(recursive=True)
+        for each in below if whole_group else ():
+            each.terminate()
+        process.terminate()
+        process.wait(timeout=3)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 143, errors
+        assert errors.splitlines()[-1] == "terminated: the same command resumes"
+        assert psutil.wait_procs(below, timeout=5)[1] == []
+        assert_unfinished(tmp_path / "out")
     last = submit()
     _, errors = last.communicate(timeout=120)
     assert last.returncode == 0, errors

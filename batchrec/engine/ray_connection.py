@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 
+import psutil
 import ray
 from ray.exceptions import RayError
 
@@ -25,6 +27,7 @@ _LOCAL_ENVIRONMENT = {
 _OBJECT_STORE_BYTES = 100 * 2**20
 #: Without these Ray ends its driver, after up to a minute, with a log line and exit code 1.
 _VITAL = ("raylet", "gcs_server")
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 #: Resource of the node that is the head.
 _HEAD = "node:__internal_head__"
 
@@ -51,7 +54,7 @@ def own_ray(num_cpus: int, slabs_bytes: int = 0) -> Iterator[None]:
 def start_local_ray(num_cpus: int, slabs_bytes: int = 0) -> None:
     """Start a Ray of this process's own on this machine, whatever RAY_ADDRESS says."""
     os.environ.update(_LOCAL_ENVIRONMENT)
-    with _own_signals():
+    with _own_signals(), _deaf_children():
         ray.init(
             address="local",
             num_cpus=num_cpus,
@@ -60,15 +63,34 @@ def start_local_ray(num_cpus: int, slabs_bytes: int = 0) -> None:
             configure_logging=False,
             log_to_driver=True,
         )
-    _end_monitor()
+    _shorten_its_end()
 
 
-def _end_monitor() -> None:
-    """End the autoscaler's monitor: a Ray of one machine has nothing to scale, and waits a second for it at the end."""
+def _shorten_its_end() -> None:
+    """Keep ``ray.shutdown`` from waiting, a second for each process.
+
+    The autoscaler's monitor goes at once, for a Ray of one machine has nothing to scale; the others are killed at the
+    end, since they do not hear what would ask them first.
+    """
     from ray._private import worker
 
-    with suppress(AttributeError):  # neither name is public
-        worker._global_node.kill_monitor(check_alive=False)
+    with suppress(AttributeError, KeyError):  # no name here is public
+        node = worker._global_node
+        node.kill_monitor(check_alive=False)
+        raylet = node.all_processes["raylet"][0].process
+        node.kill_all_processes = partial(_kill_at_once, node.kill_all_processes, raylet.pid)
+
+
+def _kill_at_once(kill: Callable[..., None], raylet: int, **asked: bool) -> None:
+    """Kill Ray's processes, and those of its raylet, some of which would look for it a minute."""
+    try:
+        below = psutil.Process(raylet).children(recursive=True)
+    except psutil.NoSuchProcess:
+        below = []
+    kill(**{**asked, "allow_graceful": False})
+    for process in below:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def missing_of_own_ray() -> str:
@@ -106,6 +128,19 @@ def _own_signals() -> Iterator[None]:
     yield
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_terminate)
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Start processes that do not hear what asks this one to stop: whoever asks a whole group would end its Ray first.
+
+    They are killed when this process ends. Ray does the same for SIGINT.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def cluster_nodes() -> list[Node]:
