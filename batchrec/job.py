@@ -5,18 +5,17 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 
-from batchrec.engine.absolute import absolute_spec
 from batchrec.engine.budget import FailureBudget
 from batchrec.engine.calibrating import calibrated
 from batchrec.engine.claims import Claim, claim
 from batchrec.engine.coordinator import Coordinator, Observer
 from batchrec.engine.counting import RunCounts
-from batchrec.engine.definition import definition_record, refuse_other_definition
+from batchrec.engine.definition import define
 from batchrec.engine.devices import available_cores
 from batchrec.engine.expecting import keep_outside, recall_expectation
 from batchrec.engine.identity import bind
@@ -29,7 +28,7 @@ from batchrec.engine.summing import summarise
 from batchrec.engine.telling import Journal, Quiet
 from batchrec.engine.worker import Worker
 from batchrec.engine.worker_job import WorkerJob
-from batchrec.errors import ErrorCode
+from batchrec.errors import AccessError, ErrorCode, StorageLost
 from batchrec.manifest.rows import RowReader
 from batchrec.models.bundle import ModelSpec
 from batchrec.models.carrying import carry_weights
@@ -79,6 +78,9 @@ def run_job(
     on_plan(job)
     sealed = read_seal(store, layout) if job.complete else None
     if sealed is not None:
+        if not stands(store, layout.spec_key):  # a repair moved it away; whoever may only read does without
+            with suppress(AccessError, StorageLost):
+                define(store, layout, job.identity, job.spec)
         return _report(job, store, sealed, RunCounts(), began_at, began, observer)
     held = claim(store, layout, takeover=spec.takeover, say=observer.say)
     try:
@@ -133,8 +135,7 @@ def _calibrated(job: Job, store: Store, say: Callable[[str], None]) -> Quantised
 def _bind(store: Store, layout: Layout, job: Job) -> Job:
     """Make the folder this job's, or find that it is, and return the job with the plan that stands."""
     bind(store, job.identity)
-    record = definition_record(job.identity, absolute_spec(job.spec))
-    create_or_compare(store, layout.spec_key, record, same=partial(refuse_other_definition, store, layout))
+    define(store, layout, job.identity, job.spec)
     # Whoever was first decided the boundaries; any plan of the same rows will do.
     create_or_compare(store, layout.plan_key, job.plan.to_parquet(), same=lambda _: True)
     return replace(job, plan=standing_plan(store, layout, job.plan))

@@ -75,6 +75,7 @@ def test_repair_and_the_same_command_make_a_damaged_output_whole(
     found = json.loads(said)
     assert (code, found["faults"], found["complete"], found["rows"]) == (0, [], True, 96)
     assert found["rows_sha256"] == rows
+    assert one(out, "spec.json").stat().st_size > 100
     assert run_cli("report", out)[0] == 0
     assert run_cli("repair", out)[1] == "nothing to repair\n"
 

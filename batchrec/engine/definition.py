@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+from batchrec.engine.absolute import absolute_spec
 from batchrec.engine.identity import Identity, identify
 from batchrec.errors import ManifestError, ModelError, OutputError
 from batchrec.manifest.definition import Manifest
@@ -16,7 +18,7 @@ from batchrec.models.zoo import resolve_model
 from batchrec.output.layout import Layout
 from batchrec.output.reading import Output
 from batchrec.spec import ImageLimits, JobSpec, StoreOptions
-from batchrec.storage import KeyMissing, Store
+from batchrec.storage import KeyMissing, Store, create_or_compare
 from batchrec.storage.json_objects import json_object
 
 _FORMAT = 2
@@ -41,12 +43,23 @@ def identity_in(record: bytes, job_id: str) -> Identity | None:
     return Identity(fields) if isinstance(fields, dict) and Identity(fields).job_id == job_id else None
 
 
-def refuse_other_definition(store: Store, layout: Layout, record: bytes) -> bool:
-    """Refuse a folder whose ``spec.json`` is not the job's; True otherwise.
+def define(store: Store, layout: Layout, identity: Identity, spec: JobSpec) -> None:
+    """Keep what defines a job in its folder, unless it stands there.
+
+    Args:
+        store: The output folder.
+        layout: Its keys.
+        identity: What decides the rows.
+        spec: The job as it is submitted.
 
     Raises:
-        OutputError: It is not.
+        OutputError: What stands there does not define this job.
     """
+    record = definition_record(identity, absolute_spec(spec))
+    create_or_compare(store, layout.spec_key, record, same=partial(_refuse_other, store, layout))
+
+
+def _refuse_other(store: Store, layout: Layout, record: bytes) -> bool:
     if identity_in(record, layout.job_id) is None:
         raise OutputError(
             f"{store.url}/{layout.spec_key} does not define this job",
