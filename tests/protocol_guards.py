@@ -159,7 +159,7 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "seal: another one that stands counts as the same",
         _SEAL,
-        "            return bool(json.loads(standing) == json.loads(data))\n",
+        "            return bool(parse_json(standing) == parse_json(data))\n",
         "            return True\n",
         simulated=False,
     ),

@@ -16,6 +16,7 @@ from batchrec.models.preprocessing import Preprocess
 from batchrec.redacting import shown
 from batchrec.spec import JobSpec, StoreOptions
 from batchrec.storage import KeyMissing, Store, create_or_compare, open_store
+from batchrec.storage.json_objects import parse_object
 
 SUBMISSIONS_PREFIX = "_batchrec/submissions/"
 _FORMAT = 1
@@ -198,7 +199,7 @@ def _parsed(store: Store, key: str) -> Submission:
 
 def _json(store: Store, key: str, data: bytes) -> dict[str, Any]:
     try:
-        return dict(json.loads(data))
+        return parse_object(data)
     except (ValueError, TypeError) as error:
         raise OutputError(
             f"{store.url}/{key} cannot be read", found=str(error), advice="it was not written by batchrec: move it away"

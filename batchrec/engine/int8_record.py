@@ -15,6 +15,7 @@ from batchrec.models.quantised import Quantised
 from batchrec.output.layout import Layout
 from batchrec.records import Agreement
 from batchrec.storage import KeyMissing, Store, create_or_compare
+from batchrec.storage.json_objects import parse_object
 
 _FORMAT = 1
 
@@ -26,7 +27,7 @@ def standing_quantised(store: Store, layout: Layout) -> Quantised | None:
         OutputError: Its record cannot be read.
     """
     try:
-        record = json.loads(store.read(layout.quantised_key))
+        record = parse_object(store.read(layout.quantised_key))
         agreement = Agreement(int(record["num_checked"]), int(record["num_agreeing"]))
         return Quantised(str(record["name"]), str(record["sha256"]), agreement)
     except KeyMissing:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -18,6 +17,7 @@ from batchrec.output.layout import OUTPUT_KEY, Layout
 from batchrec.output.repairing import Damage, Diagnosis, diagnose, move_away
 from batchrec.spec import StoreOptions
 from batchrec.storage import KeyMissing, Store, open_store
+from batchrec.storage.json_objects import parse_object
 from batchrec.storage.sweeping import find_leftovers, sweep
 
 _JOB_FOLDER = re.compile(r"_batchrec/([0-9a-f]{64})/")
@@ -129,7 +129,7 @@ def _refuse_if_for_good(examined: Examined, source: tuple[str, ...]) -> None:
 def _binding(store: Store) -> tuple[str, Mapping[str, Any] | None, list[Damage], list[str]]:
     """Return whose folder it is, from its binding or, where that is damaged, from what lies in it."""
     try:
-        plain = json.loads(store.read(OUTPUT_KEY))
+        plain = parse_object(store.read(OUTPUT_KEY))
         identity = Identity(dict(plain["identity"]))
         if identity.job_id == plain["job_id"]:
             return identity.job_id, identity.fields, [], []

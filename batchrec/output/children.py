@@ -10,13 +10,13 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from batchrec.errors import OutputError
 from batchrec.output.layout import ORIGIN_KEY, OUTPUT_KEY, Layout
 from batchrec.output.reading import Output
 from batchrec.spec import StoreOptions
 from batchrec.storage import KeyMissing, Store, create_or_find, open_store, stands
+from batchrec.storage.json_objects import parse_object
 
 _FORMAT = 1
 _RECORD = re.compile(r"(\d{4,})\.json")
@@ -143,7 +143,7 @@ def read_origin(store: Store) -> Origin | None:
         OutputError: It cannot be read.
     """
     try:
-        plain = json.loads(store.read(ORIGIN_KEY))
+        plain = parse_object(store.read(ORIGIN_KEY))
         files = tuple(OriginFile(**file) for file in plain.pop("files"))
         plain.pop("format")
         return Origin(**plain, files=files)
@@ -196,7 +196,7 @@ def _opened(url: str, options: StoreOptions, origin: Origin) -> Output | None:
 
 def _parse_record(store: Store, key: str, number: int, data: bytes) -> ChildRecord:
     try:
-        plain: dict[str, Any] = dict(json.loads(data))
+        plain = parse_object(data)
         return ChildRecord(
             number,
             str(plain["output"]),

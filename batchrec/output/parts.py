@@ -21,6 +21,7 @@ from batchrec.errors import OutputError, StorageLost
 from batchrec.output.digest import table_sha256
 from batchrec.output.schema import EMBEDDING, NOT_IN_DIGEST, OK
 from batchrec.storage import KeyMissing, Store, create_or_find
+from batchrec.storage.json_objects import parse_object
 
 #: Entry of ours in the metadata of a Parquet file.
 FOOTER_KEY = b"batchrec"
@@ -111,7 +112,7 @@ def decode_footer(metadata: pq.FileMetaData) -> PartFooter:
         UnreadablePart: It carries no footer of ours.
     """
     try:
-        return _footer_from_json(json.loads((metadata.metadata or {})[FOOTER_KEY]))
+        return _footer_from_json(parse_object((metadata.metadata or {})[FOOTER_KEY]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UnreadablePart("it is Parquet, but not written by batchrec") from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from batchrec.output.seal import Seal, read_seal, standing_parts
 from batchrec.output.tables import read_table
 from batchrec.spec import StoreOptions
 from batchrec.storage import KeyMissing, Store, open_filesystem, open_store
+from batchrec.storage.json_objects import parse_object
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -55,7 +55,7 @@ class Output:
         """
         store = open_store(url, options)
         try:
-            record = json.loads(store.read(OUTPUT_KEY))
+            record = parse_object(store.read(OUTPUT_KEY))
             if not _JOB_ID.fullmatch(record["job_id"]):
                 raise ValueError(f"job_id is {record['job_id']!r}")
             return cls(store, record["job_id"], dict(record["identity"]), options)
@@ -65,7 +65,9 @@ class Output:
             ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise OutputError(
-                f"{url}/{OUTPUT_KEY} cannot be read", found=str(error), advice="it was not written by batchrec"
+                f"{url}/{OUTPUT_KEY} cannot be read",
+                found=f"{type(error).__name__}: {error}",
+                advice=f"it was damaged, or not written by batchrec: `batchrec repair {url}` tells",
             ) from error
 
     @property
@@ -159,7 +161,7 @@ class Output:
     def progress(self) -> dict[str, Any] | None:
         """Return what the running coordinator last said; None if it never did."""
         try:
-            return dict(json.loads(self.store.read(self.layout.progress_key)))
+            return parse_object(self.store.read(self.layout.progress_key))
         except (KeyMissing, ValueError, TypeError):
             return None  # advisory, and perhaps being rewritten
 
@@ -173,7 +175,7 @@ class Output:
 
     def _json(self, key: str, advice: str) -> dict[str, Any]:
         try:
-            return dict(json.loads(self._read(key, advice)))
+            return parse_object(self._read(key, advice))
         except (ValueError, TypeError) as error:
             damaged = "it was damaged after it was written; `batchrec verify` checks the rows"
             raise OutputError(f"{self.store.url}/{key} cannot be read", found=str(error), advice=damaged) from error

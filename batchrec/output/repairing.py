@@ -20,6 +20,7 @@ from batchrec.output.seal import Seal, foreign_names, standing_parts
 from batchrec.output.verifying import CheckedParts, check_parts, errors_faults, report_faults, seal_faults
 from batchrec.records import Shard
 from batchrec.storage import KeyMissing, Store, create_or_compare, stands
+from batchrec.storage.json_objects import parse_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,7 @@ def _bad_parts(layout: Layout, parts: CheckedParts, sealed: Seal | None) -> dict
 def _any_seal(store: Store, layout: Layout) -> tuple[Seal | None, list[str]]:
     """Return the seal, ``_SUCCESS`` or not, and what keeps it from being one."""
     try:
-        sealed = Seal.from_json(json.loads(store.read(layout.seal_key)))
+        sealed = Seal.from_json(parse_json(store.read(layout.seal_key)))
     except KeyMissing:
         return None, ["_SUCCESS stands without a seal"] if stands(store, SUCCESS_KEY) else []
     except (ValueError, OutputError) as error:
@@ -188,6 +189,6 @@ def _untruths(
 
 def _is_twin(store: Store, sealed: Seal) -> bool:
     try:
-        return bool(json.loads(store.read(SUCCESS_KEY)) == sealed.totals())
+        return bool(parse_json(store.read(SUCCESS_KEY)) == sealed.totals())
     except ValueError:
         return False

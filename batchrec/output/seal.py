@@ -22,6 +22,7 @@ from batchrec.output.schema import ERROR, errors_schema
 from batchrec.output.tables import read_table
 from batchrec.records import Shard
 from batchrec.storage import KeyMissing, Store, create_or_compare
+from batchrec.storage.json_objects import parse_json
 
 _FORMAT = 1
 _READERS = 16
@@ -153,7 +154,7 @@ def read_seal(store: Store, layout: Layout) -> Seal | None:
     """
     try:
         store.info(SUCCESS_KEY)
-        sealed = Seal.from_json(json.loads(store.read(layout.seal_key)))
+        sealed = Seal.from_json(parse_json(store.read(layout.seal_key)))
     except KeyMissing:
         return None
     except ValueError as error:
@@ -215,7 +216,7 @@ def _create_json(store: Store, key: str, value: Mapping[str, Any]) -> None:
 
     def same(standing: bytes) -> bool:
         try:
-            return bool(json.loads(standing) == json.loads(data))
+            return bool(parse_json(standing) == parse_json(data))
         except ValueError:
             return False
 

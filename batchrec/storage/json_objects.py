@@ -1,4 +1,4 @@
-"""JSON objects read back from a store, whatever became of them there."""
+"""JSON read back from a store, whatever became of it there."""
 
 from __future__ import annotations
 
@@ -6,10 +6,33 @@ import json
 from typing import Any
 
 
+def parse_json(data: bytes | str) -> Any:
+    """Return the value that JSON stands for.
+
+    Raises:
+        ValueError: It is none, or nests too deep.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("JSON that nests too deep") from None
+
+
+def parse_object(data: bytes | str) -> dict[str, Any]:
+    """Return a JSON object.
+
+    Raises:
+        ValueError: It is none, or nests too deep.
+    """
+    plain = parse_json(data)
+    if not isinstance(plain, dict):
+        raise ValueError(f"JSON, but no object: {str(plain)[:20]!r}")
+    return plain
+
+
 def json_object(data: bytes) -> dict[str, Any]:
     """Return a JSON object; an empty one where the bytes are none, or nest too deep."""
     try:
-        plain = json.loads(data)
-    except (ValueError, RecursionError):
+        return parse_object(data)
+    except ValueError:
         return {}
-    return plain if isinstance(plain, dict) else {}
