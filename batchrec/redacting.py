@@ -13,10 +13,12 @@ _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 # The second form takes passwords with a raw slash or question mark, but no plain host:port/path.
 _USERINFO = re.compile(r"://(?:[^/?#\s]{0,1024}@|[^\s@/:]{0,512}:(?!\d+(?:/|$))[^\s@]{0,512}@)")
 # What is left of a URL that somebody took for a path: a doubled slash becomes one.
-_COLLAPSED = re.compile(r"(?i)\b((?:https?|s3[an]?|s?ftps?|gs|abfss?|wasbs?):/)(?!/)[^/?#\s]{0,1024}@")
+_COLLAPSED = re.compile(r"(?i)\b((?:https?|s3[an]?|s?ftps?|gs|abfss?|wasbs?):(?:/|\\{1,2}))(?!/)[^/?#\s]{0,1024}@")
+# A URL without its scheme.
+_BARE = re.compile(r"^//[^/?#\s@]{0,1024}:[^/?#\s@]{0,1024}@")
 _PARAMETER = re.compile(r"(?P<before>[?&;#]|&amp;)(?P<name>[^=&;?#\s]{1,128})=(?P<value>[^&#\s\"'<>]*)")
 _SECRET_NAME = re.compile(
-    r"signature|credential|token|secret|passw|accesskey|access_key|accessid|api_?key|key-pair-id|^sig$|^auth|^jwt$|^policy$"
+    r"signature|credential|token|secret|passw|accesskey|access_key|accessid|api_?key|key-pair-id|^sig$|^auth|^jwt$|^policy$|sessionid"
 )
 _ASSIGNMENT = re.compile(
     r"(?i)\b(aws_(?:secret_access_key|session_token|access_key_id)|password|secret_key)(\"?'?\s*[=:]\s*[\"']?)[^\s\"'&,;]+"
@@ -35,6 +37,7 @@ def redact(text: str) -> str:
     """
     text = _USERINFO.sub(f"://{MASK}@", text)
     text = _COLLAPSED.sub(rf"\1{MASK}@", text)
+    text = _BARE.sub(f"//{MASK}@", text)
     text = _PARAMETER.sub(_without_secret, text)
     text = _ASSIGNMENT.sub(rf"\1\2{MASK}", text)
     text = _AUTHORIZATION.sub(rf"\1{MASK}", text)

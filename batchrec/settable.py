@@ -15,6 +15,8 @@ from batchrec.spec import (
     DECODINGS,
     DEVICES,
     EMBEDDINGS,
+    MAX_BATCH,
+    MAX_COUNT,
     POOLS,
     PRECISIONS,
     STALL_S,
@@ -66,11 +68,15 @@ class Kind:
 
 TEXT = Kind("text", str, "TEXT", ("string",))
 TRUTH = Kind("true or false", _truth, "VALUE", ("boolean", "string"), pattern="^(true|false|yes|no)$")
-# The largest is that of JSON, which every reader of it knows exactly.
-_FROM_ONE = {"minimum": 1, "maximum": 2**53 - 1}
+_FROM_ONE = {"minimum": 1, "maximum": MAX_COUNT}
 COUNT = Kind("a whole number", int, "N", ("integer",), _FROM_ONE)
-COUNT_OR_AUTO = Kind(
-    "a whole number or auto", _count_or_auto, "VALUE", ("integer", "string"), _FROM_ONE, pattern="^auto$"
+BATCH = Kind(
+    "a whole number or auto",
+    _count_or_auto,
+    "VALUE",
+    ("integer", "string"),
+    {"minimum": 1, "maximum": MAX_BATCH},
+    pattern="^auto$",
 )
 COUNT_AUTO_OR_OFF = Kind(
     "a whole number, auto or off",
@@ -229,7 +235,7 @@ SETTINGS: tuple[Setting, ...] = (
         COUNT_AUTO_OR_OFF,
         "Processes on free cores that decode for a starved GPU worker: most of them for each, auto or off",
     ),
-    Setting("batch_size", "--batch-size", COUNT_OR_AUTO, "Images of one forward pass, or auto"),
+    Setting("batch_size", "--batch-size", BATCH, "Images of one forward pass, or auto"),
     Setting("rows_per_shard", "--rows-per-shard", COUNT, "Rows of one part, for a job not begun yet"),
     Setting("max_requests", "--max-requests", COUNT, "Images read at once by all workers together"),
     Setting(

@@ -16,6 +16,10 @@ DECODINGS = ("exact", "scaled")
 POOLS = ("ray", "inline")
 DEVICES = ("auto", "cpu", "cuda")
 BACKENDS = ("auto", "openvino", "torch-inductor", "torch-eager")
+#: The largest whole number of JSON, which every reader of it knows exactly.
+MAX_COUNT = 2**53 - 1
+#: Images of one forward pass; at 224 x 224 pixels these are 10 GB of bytes.
+MAX_BATCH = 65_536
 #: Seconds one image may take to decode; one of 100 megapixels takes about two.
 DECODE_WITHIN_S = 60.0
 #: Seconds a worker with work may finish no row.
@@ -182,8 +186,9 @@ def _faults(spec: JobSpec) -> list[str]:
             faults.append(f"{name} is {value!r}, not one of {', '.join(allowed)}")
     for name in ("top_k", "limit", "workers", "cores_per_worker", "batch_size", "rows_per_shard", "max_requests"):
         value = getattr(spec, name)
-        if value is not None and value < 1:
-            faults.append(f"{name} is {value}, must be at least 1")
+        most = MAX_BATCH if name == "batch_size" else MAX_COUNT
+        if value is not None and not 1 <= value <= most:
+            faults.append(f"{name} is {_short(value)}, must be from 1 to {most}")
     if spec.max_requests is not None and (spec.workers or 1) > spec.max_requests > 0:
         faults.append(f"max_requests is {spec.max_requests}, too few for {spec.workers} workers to read one image each")
     if spec.precision == "int8" and spec.backend not in ("auto", "openvino"):
@@ -204,3 +209,7 @@ def _faults(spec: JobSpec) -> list[str]:
     if spec.image_limits.max_pixels < 1 or spec.image_limits.max_bytes < 1:
         faults.append("max_pixels and max_bytes must be at least 1")
     return faults
+
+
+def _short(value: int) -> str:
+    return str(value) if abs(value) <= MAX_COUNT else "a larger number" if value > 0 else "a negative one"

@@ -17,21 +17,23 @@ from batchrec.storage.reading import open_input
 
 _MAGIC = b"PAR1"
 _ENCRYPTED_MAGIC = b"PARE"
+#: Nonce and tag behind the plain footer of a file with encrypted columns.
+_SIGNATURE_BYTES = 12 + 16
 _TAIL_BYTES = 64 * 1024
 _HEAD_BYTES = 4096
-_EXPORT = "Write it as Parquet, for example: duckdb -c \"COPY (FROM '{uri}') TO 'manifest.parquet'\""
+_EXPORT = "write it as Parquet, for example: duckdb -c \"COPY (FROM '{uri}') TO 'manifest.parquet'\""
 
 _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
-    (b"ORC", "an ORC file", "Write it as Parquet with the tool that made it"),
-    (b"Obj\x01", "an Avro file", "Write it as Parquet with the tool that made it"),
-    (b"ARROW1", "an Arrow IPC (Feather) file", "Write it as Parquet with pyarrow.parquet.write_table"),
-    (b"SQLite format 3\0", "an SQLite database", "Export the table of images as Parquet"),
-    (b"\x1f\x8b", "gzip-compressed data", "Unpack it and write it as Parquet"),
-    (b"PK\x03\x04", "a ZIP archive or a spreadsheet", "Unpack or export it and write it as Parquet"),
-    (b"\xff\xd8\xff", "a JPEG image", "Give the Parquet file that lists the images"),
-    (b"\x89PNG", "a PNG image", "Give the Parquet file that lists the images"),
-    (b"RIFF", "a WebP image or other RIFF file", "Give the Parquet file that lists the images"),
-    (b"GIF8", "a GIF image", "Give the Parquet file that lists the images"),
+    (b"ORC", "an ORC file", "write it as Parquet with the tool that made it"),
+    (b"Obj\x01", "an Avro file", "write it as Parquet with the tool that made it"),
+    (b"ARROW1", "an Arrow IPC (Feather) file", "write it as Parquet with pyarrow.parquet.write_table"),
+    (b"SQLite format 3\0", "an SQLite database", "export the table of images as Parquet"),
+    (b"\x1f\x8b", "gzip-compressed data", "unpack it and write it as Parquet"),
+    (b"PK\x03\x04", "a ZIP archive or a spreadsheet", "unpack or export it and write it as Parquet"),
+    (b"\xff\xd8\xff", "a JPEG image", "give the Parquet file that lists the images"),
+    (b"\x89PNG", "a PNG image", "give the Parquet file that lists the images"),
+    (b"RIFF", "a WebP image or other RIFF file", "give the Parquet file that lists the images"),
+    (b"GIF8", "a GIF image", "give the Parquet file that lists the images"),
 )
 
 
@@ -86,6 +88,9 @@ def read_footer(stream: BinaryIO, uri: str) -> Footer:
         schema, metadata = parsed.schema_arrow, parsed.metadata
     except (pa.ArrowException, OSError) as error:
         raise _damaged(uri, str(error)) from error
+    if len(footer) - 8 == metadata.serialized_size + _SIGNATURE_BYTES:
+        # Asked for such a column, pyarrow ends the process.
+        raise _encrypted(uri, "a signed footer, as of encrypted columns")
     return Footer(size=size, sha256=hashlib.sha256(footer).hexdigest(), metadata=metadata, schema=schema)
 
 
@@ -108,12 +113,15 @@ def _damaged(uri: str, found: str) -> ManifestError:
     return ManifestError(f"the Parquet footer of {uri} is damaged", found=found, advice="write the file again")
 
 
+def _encrypted(uri: str, found: str) -> ManifestError:
+    return ManifestError(f"{uri} is encrypted Parquet", found=found, advice="write the manifest without encryption")
+
+
 def _not_parquet(uri: str, size: int, head: bytes, tail: bytes) -> ManifestError:
     if not size:
         return ManifestError(f"{uri} is not Parquet", found="0 bytes", advice="write the file again")
     if tail[-4:] == _ENCRYPTED_MAGIC or head[:4] == _ENCRYPTED_MAGIC:
-        advice = "write the manifest without encryption"
-        return ManifestError(f"{uri} is encrypted Parquet", found="the magic PARE", advice=advice)
+        return _encrypted(uri, "the magic PARE")
     if head[:4] == _MAGIC:
         found = f"it begins as Parquet but its {size} bytes end without a footer"
         return ManifestError(f"{uri} is cut off", found=found, advice="copy or write the file again")
@@ -127,13 +135,13 @@ def _guess(head: bytes) -> tuple[str, str]:
         if head.startswith(signature):
             return looks_like, advice
     if head[257:262] == b"ustar":
-        return "a tar archive", "List the images in it: batchrec index {uri} -o members.parquet"
+        return "a tar archive", "list the images in it: batchrec index {uri} -o members.parquet"
     try:
         text = head.removeprefix(b"\xef\xbb\xbf").decode()
     except UnicodeDecodeError as error:
         # The head may end in the middle of a character; anything earlier is not text.
         if error.start < len(head) - 4:
-            return "binary data of no known kind", "Give a Parquet file that lists the images"
+            return "binary data of no known kind", "give a Parquet file that lists the images"
         text = head[: error.start].decode(errors="replace")
     return _guess_text(text)
 
@@ -141,7 +149,7 @@ def _guess(head: bytes) -> tuple[str, str]:
 def _guess_text(text: str) -> tuple[str, str]:
     first = text.lstrip().partition("\n")[0].strip()
     if first.startswith("<"):
-        return "HTML or XML", "Check what was downloaded: it may be an error page"
+        return "HTML or XML", "check what was downloaded: it may be an error page"
     if first.startswith("{") and _is_json(first):
         return "JSONL", _EXPORT
     if first[:1] in ("{", "["):
@@ -151,8 +159,8 @@ def _guess_text(text: str) -> tuple[str, str]:
         if separator in first:
             return f"{kind}, first line {first[:80]!r}", _EXPORT
     if first:
-        return f"text, first line {first[:80]!r}", "Write a Parquet file with one row an image and a column uri"
-    return "blank text", "Give a Parquet file that lists the images"
+        return f"text, first line {first[:80]!r}", "write a Parquet file with one row an image and a column uri"
+    return "blank text", "give a Parquet file that lists the images"
 
 
 def _is_json(line: str) -> bool:

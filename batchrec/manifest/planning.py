@@ -180,6 +180,6 @@ def _fault(plan: Plan, index: Int64s, first_position: Int64s) -> str:
 def _damaged(found: str) -> OutputError:
     return OutputError(
         "the plan kept in the output folder cannot be used",
-        found=found,
+        found=found.split("\n")[0][:120],
         advice="it was damaged after it was written: `batchrec repair` moves it away",
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
 
 from batchrec.errors import ErrorCode, ImageError
+from batchrec.redacting import redact
 from batchrec.storage.hosts import Host, HttpObject, admits, is_public, parse_hosts, parse_http
 from batchrec.storage.places import HEADER_BYTES, MEMBER, LocalFile, Place, S3Object, TarMember, may_name_member
 from batchrec.storage.publishing import S3_SCHEMES, is_s3, local_path
@@ -172,12 +173,13 @@ class UriPolicy:
     def _resolve_absolute(self, path: str) -> LocalFile:
         if len(os.fsencode(path)) > MAX_PATH_BYTES:
             raise _invalid(f"a path over {MAX_PATH_BYTES} bytes")
+        has_secret = redact(path) != path  # a URL without its scheme
         path = "/" + posixpath.normpath(path).lstrip("/")
         for beginning, root in self._spellings:
             if path.startswith(beginning) and path != beginning:
                 return LocalFile(root, path[len(beginning) :])
-        folder = posixpath.dirname(path)
-        raise _refused(f"an absolute path outside the manifest's folder: allow it with --input-root {_short(folder)}")
+        folder = "DIR" if has_secret else _short(posixpath.dirname(path))
+        raise _refused(f"an absolute path outside the manifest's folder: allow it with --input-root {folder}")
 
     def _resolve_relative(self, path: str) -> LocalFile | S3Object:
         if self._bucket is not None:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batchrec.spec import MAX_COUNT
 from batchrec.storage import s3_client
 from tests.cli.conftest import names_below
 from tests.s3_server import Fault, Request, S3Server
@@ -64,7 +65,7 @@ def test_a_manifest_without_uris_names_the_flag(complaint: Complaint, tmp_path: 
     [
         ("m.csv", b"uri,price\na.jpg,1\n", "CSV, first line 'uri,price'", "duckdb -c"),
         ("m.jsonl", b'{"uri": "a.jpg"}\n{"uri": "b.jpg"}\n', "JSONL", "duckdb -c"),
-        ("m.jpg", b"\xff\xd8\xff\xe0" + bytes(500), "a JPEG image", "Give the Parquet file that lists the images"),
+        ("m.jpg", b"\xff\xd8\xff\xe0" + bytes(500), "a JPEG image", "give the Parquet file that lists the images"),
         ("m.parquet", b"", "0 bytes", "write the file again"),
         ("m.parquet", b"PAR1" + bytes(200), "end without a footer", "copy or write the file again"),
         ("m.parquet", b"<html>Not found</html>", "HTML or XML", "it may be an error page"),
@@ -228,7 +229,10 @@ def test_bad_values_are_all_listed_at_once(complaint: Complaint, manifest: Path,
     assert "--deadline: 'soon' is not a time like 90, 30m or 12h" in line
     flags = ["--top-k", "0", "--workers", "-1", "--max-failure-rate", "2"]
     line = complaint(2, "submit", manifest, "-o", out, *flags)
-    assert "top_k is 0, must be at least 1; workers is -1, must be at least 1; max_failure_rate is 2.0" in line
+    assert f"top_k is 0, must be from 1 to {MAX_COUNT}; workers is -1, must be from 1 to {MAX_COUNT}; max_" in line
+    line = complaint(2, "submit", manifest, "-o", out, "--limit", 2**63, "--batch-size", 2**20)
+    assert f"limit is a larger number, must be from 1 to {MAX_COUNT}" in line
+    assert f"batch_size is {2**20}, must be from 1 to 65536" in line
 
 
 def test_an_unknown_verb_or_a_missing_argument(complaint: Complaint, run_cli: Cli) -> None:

@@ -7,7 +7,9 @@ import pickle
 import shutil
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pyarrow.parquet import encryption
 
 from batchrec.errors import AccessError, ManifestError
 
@@ -108,6 +110,33 @@ def test_what_is_not_parquet_is_named_for_what_it_is(content, looks_like, tmp_pa
     assert looks_like in str(refused.value)
     assert str(path) in str(refused.value)
     assert refused.value.advice
+
+
+class Plain(encryption.KmsClient):
+    """Keeps keys as they are."""
+
+    def __init__(self, _: object) -> None:
+        super().__init__()
+
+    def wrap_key(self, key, master):
+        return key
+
+    def unwrap_key(self, key, master):
+        return key
+
+
+@pytest.mark.parametrize("plain_footer", [False, True])
+def test_an_encrypted_manifest_is_refused_also_where_only_its_columns_are(plain_footer, tmp_path, opened):
+    keys = encryption.EncryptionConfiguration(
+        footer_key="f" * 16, column_keys={"c" * 16: ["uri"]}, plaintext_footer=plain_footer
+    )
+    properties = encryption.CryptoFactory(Plain).file_encryption_properties(encryption.KmsConnectionConfig(), keys)
+    table = pa.table({"uri": ["a.jpg"]})
+    path = tmp_path / "m.parquet"
+    with pq.ParquetWriter(path, table.schema, encryption_properties=properties) as writer:
+        writer.write_table(table)
+    with pytest.raises(ManifestError, match="is encrypted Parquet"):
+        opened(path)
 
 
 def test_a_truncated_manifest_is_refused(write, opened):

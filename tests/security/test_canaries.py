@@ -50,6 +50,9 @@ REFUSED = [
     f"s3://other-photos/a.jpg?{SIGNED}",
     f"a.jpg?{SIGNED}",
     f"a\n.jpg?{SIGNED}",
+    f"//user:{IN_USERINFO}@images.example/a.jpg",
+    f"https:\\\\user:{IN_USERINFO}@images.example\\a.jpg",
+    f"https://images.example/a.jpg;jsessionid={IN_TOKEN}",
 ]
 
 
