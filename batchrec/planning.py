@@ -129,7 +129,7 @@ def plan_job(spec: JobSpec, *, site: Site | None = None, model: ModelSpec | None
     done: dict[int, int] = {}
     complete = False
     if standing is None:
-        refuse_foreign_content(store)
+        refuse_foreign_content(store, layout.parts_prefix)
     else:
         refuse_other_job(store, standing, identity)
         plan = standing_plan(store, layout, plan)

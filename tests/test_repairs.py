@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import batchrec
+from batchrec.errors import OutputError
 from batchrec.storage import s3_client
 from tests.s3_server import S3Server
 
@@ -78,6 +79,45 @@ def test_repair_and_the_same_command_make_a_damaged_output_whole(
     assert one(out, "spec.json").stat().st_size > 100
     assert run_cli("report", out)[0] == 0
     assert run_cli("repair", out)[1] == "nothing to repair\n"
+
+
+@pytest.mark.parametrize("name", ["SEAL.json", "OUTPUT.json", "plan.parquet", "spec.json", "part-00000001.parquet"])
+def test_a_folder_where_a_file_belongs_is_named_and_the_advice_of_each_message_leads_out(
+    name: str, out: Path, archive: Path, run_cli: Cli
+) -> None:
+    def submit() -> None:
+        batchrec.submit(str(archive / "manifest.parquet"), output=str(out), **SETTINGS)
+
+    path = one(out, name)
+    path.unlink()
+    path.mkdir()
+    code, said, err = run_cli("verify", out)
+    part = name.startswith("part")
+    assert (code, f"{name} " in said + err) == (3, True)
+    if part:
+        assert said.splitlines()[-1] == f"to mend it: batchrec repair {out}, then its own command again"
+        assert run_cli("repair", out, "--yes")[0] == 0
+    with pytest.raises(OutputError, match=f"{name} is no file.*found: a folder.*move it away"):
+        submit()
+    path.rename(out.parent / "away")
+    if not part:
+        assert run_cli("repair", out, "--yes")[0] == 0
+    submit()
+    assert run_cli("verify", out)[0] == 0
+
+
+def test_a_binding_that_describes_another_job_is_named_and_not_the_definition(out: Path, run_cli: Cli) -> None:
+    path = out / "_batchrec" / "OUTPUT.json"
+    path.write_bytes(path.read_bytes().replace(b'"top_k": 5', b'"top_k": 4'))
+    code, said, _ = run_cli("verify", out)
+    assert (code, said.splitlines()[0]) == (3, "_batchrec/OUTPUT.json names another job than it describes")
+    assert "spec.json" not in said
+
+
+def test_a_definition_that_is_gone_is_noted(out: Path, run_cli: Cli) -> None:
+    one(out, "spec.json").unlink()
+    code, said, _ = run_cli("verify", out)
+    assert (code, "spec.json is not there: a retry has to be told manifest and model" in said) == (0, True)
 
 
 def test_without_yes_and_without_a_terminal_nothing_is_changed(out: Path, run_cli: Cli) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -209,6 +210,8 @@ def verify(output: str, s3_endpoint: str | None, s3_region: str | None, as_json:
             click.echo(line)
         verdict = "broken" if found.faults else "sound and complete" if found.complete else "sound, not complete"
         click.echo(f"{verdict}: {found.num_rows:,} rows, sha256 {found.rows_sha256[:16]}")
+        if found.faults:
+            click.echo(f"to mend it: batchrec repair {shlex.quote(output)}, then its own command again")
     if found.faults:
         return EXIT_FAULTS
     return 0 if found.complete else Stopped.exit_code

@@ -6,7 +6,6 @@ same content, rows per shard, batch size, devices, retries and logging are not p
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import socket
@@ -17,11 +16,12 @@ from typing import Any
 from batchrec.errors import OutputError
 from batchrec.manifest.definition import Manifest
 from batchrec.models.bundle import ModelSpec
-from batchrec.output.layout import OUTPUT_KEY
+from batchrec.output.layout import OUTPUT_KEY, PREDICTIONS_PREFIX, job_id_of
 from batchrec.output.schema import SCHEMA_VERSION
 from batchrec.redacting import shown
 from batchrec.spec import JobSpec
 from batchrec.storage import KeyMissing, Store, create_or_compare
+from batchrec.storage.json_objects import parse_object
 
 _FORMAT = 1
 _MAX_NAMED = 5
@@ -38,7 +38,7 @@ class Identity:
     @property
     def job_id(self) -> str:
         """SHA-256 of the canonical JSON of the fields, 64 hexadecimal characters."""
-        return hashlib.sha256(_canonical(self.fields)).hexdigest()
+        return job_id_of(self.fields)
 
 
 def identify(spec: JobSpec, manifest: Manifest, model: ModelSpec, precision: str) -> Identity:
@@ -129,15 +129,22 @@ def require_same_output(store: Store, job_id: str) -> None:
         )
 
 
-def refuse_foreign_content(store: Store) -> None:
+def refuse_foreign_content(store: Store, parts_prefix: str = PREDICTIONS_PREFIX) -> None:
     """Refuse a folder of no job in which other things lie: a job shares its folder with nothing.
 
     What an earlier run of batchrec may have left does not count, nor do hidden files.
 
+    Args:
+        store: The folder.
+        parts_prefix: Where the job's own parts may lie; readers would take others there for its rows.
+
     Raises:
         OutputError: It holds such things; the message names the first few.
     """
-    foreign = [name for name in store.top() if name not in _LEFT_BY_US and not name.startswith(".")]
+    names = store.top()
+    foreign = [name for name in names if name not in _LEFT_BY_US and not name.startswith(".")]
+    if PREDICTIONS_PREFIX in names:
+        foreign += [info.key for info in store.list(PREDICTIONS_PREFIX) if not info.key.startswith(parts_prefix)]
     if foreign:
         more = f" and {len(foreign) - _MAX_NAMED} more" if len(foreign) > _MAX_NAMED else ""
         raise OutputError(
@@ -153,7 +160,7 @@ def _as_record(identity: Identity) -> dict[str, Any]:
 
 def _record(store: Store, data: bytes) -> dict[str, Any]:
     try:
-        plain = json.loads(data)
+        plain = parse_object(data)
         return {**plain, "job_id": str(plain["job_id"]), "identity": dict(plain["identity"])}
     except (ValueError, KeyError, TypeError) as error:
         raise OutputError(
@@ -209,12 +216,6 @@ def _change(before: list[Any] | None, now: list[Any] | None) -> str:
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 120 else f"{text[:117]}..."
-
-
-def _canonical(value: object) -> bytes:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    # The name of a manifest file need not be text.
-    return text.encode(errors="surrogatepass")
 
 
 def _pretty(value: object) -> bytes:

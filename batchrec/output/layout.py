@@ -13,8 +13,12 @@ OUT/
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 OUTPUT_KEY = "_batchrec/OUTPUT.json"
 SUCCESS_KEY = "_SUCCESS"
@@ -25,6 +29,13 @@ ORIGIN_KEY = RETRY_PREFIX + "RETRY.json"
 QUARANTINE_PREFIX = "_batchrec/quarantine/"
 
 _PART_NAME = re.compile(r"part-(\d{8,})\.parquet")
+
+
+def job_id_of(identity: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the canonical JSON of what decides a job's rows, 64 hexadecimal characters."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    # The name of a manifest file need not be text.
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

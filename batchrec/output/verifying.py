@@ -8,7 +8,6 @@ the rows that are not ok. Whatever was done to an output, the answer is a list o
 from __future__ import annotations
 
 import io
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,14 +19,14 @@ import pyarrow.compute as pc
 
 from batchrec.errors import CODES, OutputError
 from batchrec.output.digest import table_sha256
-from batchrec.output.layout import OUTPUT_KEY, REPORT_KEY, SUCCESS_KEY, Layout
+from batchrec.output.layout import OUTPUT_KEY, REPORT_KEY, SUCCESS_KEY, Layout, job_id_of
 from batchrec.output.parts import PartFooter, UnreadablePart, read_footer
 from batchrec.output.schema import EMBEDDING, ERROR, FIELDS, NOT_IN_DIGEST, OK, errors_schema
 from batchrec.output.seal import Seal, SealedPart, foreign_names, point_to_manifest, read_seal, standing_parts
 from batchrec.output.tables import read_table
 from batchrec.records import Shard
 from batchrec.storage import KeyMissing, Store, stands
-from batchrec.storage.json_objects import json_object
+from batchrec.storage.json_objects import json_object, parse_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +95,10 @@ def verify(store: Store, layout: Layout, plan: Sequence[Shard]) -> Verification:
     faults += [f"{name} is no part of this job" for name in foreign if name.endswith(".parquet")]
     if others := [name for name in foreign if not name.endswith(".parquet")]:
         notes.append(f"{len(others)} foreign names among the parts, ignored: {others[0]}")
+    if not stands(store, layout.spec_key):
+        notes.append(
+            f"{layout.spec_key} is not there: a retry has to be told manifest and model; submit writes it again"
+        )
     if sealed is None:
         notes.append(f"not complete: {len(standing)} of {len(plan)} parts stand")
     total = table_sha256(pa.table({"digest": pa.array(parts.digests, pa.string())}))
@@ -120,6 +123,8 @@ def _manifest_files(store: Store, layout: Layout, faults: list[str]) -> list[str
         record = _json(store, OUTPUT_KEY)
         if record["job_id"] != layout.job_id:
             faults.append(f"{OUTPUT_KEY} binds the folder to another job")
+        elif job_id_of(record["identity"]) != layout.job_id:
+            faults.append(f"{OUTPUT_KEY} names another job than it describes")
         return [str(file[0]) for file in record["identity"]["manifest"]]
     except KeyMissing:
         faults.append(f"{OUTPUT_KEY} is not there")
@@ -129,12 +134,13 @@ def _manifest_files(store: Store, layout: Layout, faults: list[str]) -> list[str
 
 
 def _definition_faults(store: Store, layout: Layout) -> list[str]:
-    """Hold what a retry goes by against the binding, where both are there."""
+    """Hold what a retry goes by against the job, where it is there."""
     try:
-        bound, defined = (json_object(store.read(key)) for key in (OUTPUT_KEY, layout.spec_key))
+        defined = json_object(store.read(layout.spec_key))
     except KeyMissing:
         return []
-    same = bound.get("identity") == defined.get("identity", defined)
+    identity = defined.get("identity", defined)
+    same = isinstance(identity, dict) and job_id_of(identity) == layout.job_id
     return [] if same else [f"{layout.spec_key} does not define this job"]
 
 
@@ -254,7 +260,7 @@ def errors_faults(store: Store, layout: Layout, parts: CheckedParts) -> Iterator
 
 
 def _json(store: Store, key: str) -> Any:
-    return json.loads(store.read(key))
+    return parse_json(store.read(key))
 
 
 def _json_or_none(store: Store, key: str) -> Any:

@@ -39,6 +39,7 @@ class LocalStore:
             except FileExistsError:
                 # Whoever linked it may not have synced the folder yet, and we are about to say that it stands.
                 _sync_folder(target.parent)
+                _refuse_obstacle(target)
                 raise KeyExists(key) from None
             except OSError as error:
                 if error.errno in NO_LINKS:
@@ -68,6 +69,7 @@ class LocalStore:
             facts = _facts(path)
         if facts is None:
             raise KeyMissing(key)
+        _refuse_obstacle(path)
         return _info(key, facts)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -79,7 +81,7 @@ class LocalStore:
         for key in keys:
             with self._faults(self._root / key):
                 facts = _facts(self._root / key)
-            if facts is not None:
+            if facts is not None and stat.S_ISREG(facts.st_mode):
                 yield _info(key, facts)
 
     def top(self) -> tuple[str, ...]:
@@ -89,7 +91,7 @@ class LocalStore:
                 entries = list(os.scandir(self._root))
             except FileNotFoundError:
                 return ()
-            return tuple(sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries))
+            return tuple(sorted(f"{entry.name}/" if _is_folder(entry) else entry.name for entry in entries))
 
     def open(self, key: str) -> BinaryIO:
         """Return a seekable reader."""
@@ -97,8 +99,11 @@ class LocalStore:
         with self._faults(path):
             try:
                 return open_regular(path)
-            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            except (FileNotFoundError, NotADirectoryError):
                 raise KeyMissing(key) from None
+            except OSError:
+                _refuse_obstacle(path)
+                raise
 
     def delete(self, key: str) -> None:
         """Remove an object if it is there."""
@@ -214,7 +219,7 @@ def _keys(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iter
     if here in above or prefix.startswith(STAGING):
         return
     for entry in entries:
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from _keys(folder / entry.name, f"{prefix}{entry.name}/", (*above, here))
         else:
             yield prefix + entry.name
@@ -225,9 +230,33 @@ def _facts(path: Path) -> os.stat_result | None:
         facts = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return facts if stat.S_ISREG(facts.st_mode) else None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise
+    return facts
+
+
+def _refuse_obstacle(path: Path) -> None:
+    """Refuse what is no file where one belongs; nobody but its owner knows whether it may go."""
+    facts = _facts(path)
+    if path.is_file() or (facts is None and not path.is_symlink()):
+        return
+    kind = "a link that leads nowhere" if facts is None else "a pipe, socket or device"
+    raise OutputError(
+        f"{path} is no file, and one of a job's belongs there",
+        found="a folder" if path.is_dir() else kind,
+        advice="move it away, then run the same command again",
+    )
 
 
 def _info(key: str, facts: os.stat_result) -> ObjectInfo:
     modified = datetime.fromtimestamp(facts.st_mtime_ns / 1e9, UTC)
     return ObjectInfo(key, facts.st_size, modified, f"{facts.st_ino:x}-{facts.st_mtime_ns:x}-{facts.st_size:x}")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link that goes round

@@ -156,6 +156,20 @@ def test_what_a_run_left_and_hidden_files_are_not_foreign(store: Store, tmp_path
     refuse_foreign_content(store)
 
 
+def test_parts_of_another_job_are_foreign_where_readers_would_take_them_for_this_ones(store: Store) -> None:
+    store.create("predictions/job=0/part-00000000.parquet", b"")
+    refuse_foreign_content(store, "predictions/job=0/")
+    with pytest.raises(OutputError, match=r"found: predictions/job=0/part-00000000\.parquet"):
+        refuse_foreign_content(store, "predictions/job=1/")
+
+
+def test_a_link_that_goes_round_is_foreign_like_any_other_file(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "round").symlink_to("round")
+    with pytest.raises(OutputError, match="found: round"):
+        refuse_foreign_content(store)
+
+
 @pytest.mark.parametrize("name", ["a.jpg", "_SUCCESS", "_batchrec", "deep/er/a.jpg"])
 def test_a_folder_with_other_things_is_refused(store: Store, tmp_path: Path, name: str) -> None:
     (tmp_path / "out" / name).parent.mkdir(parents=True)
@@ -223,7 +237,9 @@ def test_a_job_of_another_version_is_refused_with_what_differs(store: Store, man
         bind(store, identity(manifest))
 
 
-@pytest.mark.parametrize("record", [b"", b"[]", b"7", b"{}", b"\xff\xfe", b'{"job_id": "x", "identity": "y"}'])
+@pytest.mark.parametrize(
+    "record", [b"", b"[]", b"7", b"{}", b"\xff\xfe", b'{"job_id": "x", "identity": "y"}', b"[" * 100_000, b"9" * 5000]
+)
 def test_a_damaged_binding_is_refused_and_no_crash(store: Store, record: bytes) -> None:
     store.create(OUTPUT_KEY, record)
     with pytest.raises(OutputError, match=r"OUTPUT\.json cannot be read"):

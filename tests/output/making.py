@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections import Counter
 from decimal import Decimal
 
@@ -90,6 +91,8 @@ def begin(store: Store) -> None:
     """Bind a folder and put its plan, as every coordinator does first."""
     bind(store, IDENTITY)
     same = lambda data: Plan.from_parquet(data) == PLAN  # noqa: E731
+    definition = json.dumps({"identity": IDENTITY.fields}).encode()
+    create_or_compare(store, LAYOUT.spec_key, definition, same=lambda _: False)
     create_or_compare(store, LAYOUT.plan_key, PLAN.to_parquet(), same=same)
 
 

@@ -169,3 +169,24 @@ def test_links_that_go_round_do_not_trap_a_listing(tmp_path: Path):
     store.create("a/b", b"1")
     (tmp_path / "a/loop").symlink_to(tmp_path)
     assert [info.key for info in store.list("a")] == ["a/b"]
+
+
+OBSTACLES: dict[str, Callable[[Path], object]] = {
+    "a folder": Path.mkdir,
+    "a pipe, socket or device": os.mkfifo,
+    "a link that leads nowhere": lambda path: path.symlink_to("nowhere"),
+}
+
+
+@pytest.mark.parametrize("found", OBSTACLES)
+def test_what_is_no_file_where_one_belongs_is_said_at_once_and_left_alone(tmp_path: Path, found: str):
+    store = open_store(str(tmp_path), StoreOptions())
+    OBSTACLES[found](tmp_path / "SEAL.json")
+    acts: list[Callable[[], object]] = [lambda: store.create("SEAL.json", b"1")]
+    if "link" not in found:
+        acts += [lambda: store.read("SEAL.json"), lambda: store.info("SEAL.json"), lambda: store.open("SEAL.json")]
+    for act in acts:
+        with pytest.raises(OutputError, match=f"found: {found}.*move it away"):
+            act()
+    assert list(store.list("")) == []
+    assert os.path.lexists(tmp_path / "SEAL.json")
