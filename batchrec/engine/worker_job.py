@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from batchrec.errors import ModelError
 from batchrec.manifest.definition import Manifest
 from batchrec.models.backends import Backend, open_backend
+from batchrec.models.backends.halving import is_out_of_memory
 from batchrec.models.bundle import ModelSpec
 from batchrec.pipeline.decoding import Decoder, PictureReader
 from batchrec.records import EmbeddingSpec
@@ -76,13 +78,22 @@ def open_decoder(job: WorkerJob) -> Decoder:
 
 def open_model(job: WorkerJob) -> tuple[Backend, str]:
     """Return what runs its model, and one printable line saying how that was chosen."""
-    return open_backend(
-        job.model,
-        precision=job.precision,
-        device=job.device,
-        backend=job.backend,
-        batch_size=job.batch_size,
-        num_threads=job.num_threads,
-        top_k=job.top_k,
-        embeddings=job.embedding is not None,
-    )
+    try:
+        return open_backend(
+            job.model,
+            precision=job.precision,
+            device=job.device,
+            backend=job.backend,
+            batch_size=job.batch_size,
+            num_threads=job.num_threads,
+            top_k=job.top_k,
+            embeddings=job.embedding is not None,
+        )
+    except (RuntimeError, MemoryError) as error:
+        if job.batch_size is None or not is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"batches of {job.batch_size:,} images do not fit into memory",
+            found=str(error).split("\n")[0][:200],
+            advice="ask for fewer with --batch-size, or leave it out",
+        ) from error

@@ -35,6 +35,7 @@ OUTPUT_NAMES = frozenset(
     }
 )
 _SHOWN_COLUMNS = 30
+_SHOWN_CHARACTERS = 80
 
 
 def choose_columns(
@@ -254,4 +255,4 @@ def _missing(flag: str, name: str, schema: pa.Schema) -> ManifestError:
 
 def _shown(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN_COLUMNS} more" if len(names) > _SHOWN_COLUMNS else ""
-    return (", ".join(repr(name) for name in names[:_SHOWN_COLUMNS]) or "none") + more
+    return (", ".join(repr(name[:_SHOWN_CHARACTERS]) for name in names[:_SHOWN_COLUMNS]) or "none") + more

@@ -154,10 +154,18 @@ def _header(
 
 def _read_header(folder: Path) -> dict[str, Any]:
     if not (folder / BUNDLE_FILE).is_file():
-        raise ModelError("this folder is not a bundle", found=f"{folder} has no {BUNDLE_FILE}")
+        raise ModelError(
+            "this folder is not a bundle",
+            found=f"{folder} has no {BUNDLE_FILE}",
+            advice="name the folder that holds it; docs/bundle.md says what one is",
+        )
     header = _read_json(folder / BUNDLE_FILE)
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ModelError("this folder is not a bundle", found=f"{folder / BUNDLE_FILE} is of another format")
+        raise ModelError(
+            "this folder is not a bundle",
+            found=f"{folder / BUNDLE_FILE} is of another format",
+            advice="name the folder of one; docs/bundle.md says what it is",
+        )
     if header.get("version") != FORMAT_VERSION:
         raise ModelError(
             "the bundle is of a version this batchrec does not know",

@@ -10,6 +10,9 @@ from batchrec.errors import CODES, ErrorCode
 from batchrec.redacting import shown
 from batchrec.storage.places import MEMBER
 
+#: Of a URI, on a line for people; longer ones are whole in errors.parquet.
+_MAX_CHARACTERS = 1000
+
 
 def count_by(rows: Sequence[Mapping[str, Any]], by: str) -> dict[str, int]:
     """Count failed rows by ``code``, or by ``prefix``: the URI's folder, or its archive. Most frequent first."""
@@ -25,6 +28,11 @@ def _folder(uri: str | None) -> str:
     return shown(member[1] if member else uri.rpartition("/")[0] or ".")
 
 
+def _brief(text: str | None) -> str:
+    text = shown((text or "")[: 2 * _MAX_CHARACTERS])
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}..."
+
+
 def error_lines(
     rows: Sequence[Mapping[str, Any]], counted: Mapping[str, int] | None, limit: int | None
 ) -> Iterator[str]:
@@ -36,7 +44,7 @@ def error_lines(
         total = len(counted)
     else:
         for row in rows[:limit]:
-            seen = f"{shown(row['uri'] or '')}  {shown(row['error_detail'] or '')}".rstrip()
+            seen = f"{_brief(row['uri'])}  {_brief(row['error_detail'])}".rstrip()
             yield f"{row['row']:10}  {row['error_code']:22} {seen}".rstrip()
         total = len(rows)
     if limit is not None and total > limit:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from batchrec.engine.identity import bind
 from batchrec.engine.worker import Worker
-from batchrec.errors import OutputError
+from batchrec.errors import ModelError, OutputError
 from batchrec.job import worker_job
 from batchrec.planning import Job, plan_job
 from batchrec.spec import JobSpec, StoreOptions
@@ -25,6 +26,14 @@ def test_a_worker_refuses_a_folder_that_is_not_the_coordinators(planned: Job, tm
     store = open_store(planned.spec.output, StoreOptions())
     with pytest.raises(OutputError, match=r"is not the folder the coordinator prepared .*no job"):
         Worker(worker_job(planned, store)).start()
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_refused_by_its_setting(planned: Job) -> None:
+    store = open_store(planned.spec.output, StoreOptions())
+    bind(store, planned.identity)
+    job = worker_job(planned, store)
+    with pytest.raises(ModelError, match=r"batches of 9,999,999,999 images do not fit into memory .*--batch-size"):
+        Worker(replace(job, backend="openvino", batch_size=9_999_999_999)).start()
 
 
 def test_a_worker_refuses_a_folder_of_another_job(planned: Job, archive: Path, tmp_path: Path) -> None:
