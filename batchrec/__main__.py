@@ -1,5 +1,18 @@
-"""``python -m batchrec`` is ``batchrec``."""
+"""The command, and ``python -m batchrec``."""
 
-from batchrec.cli.main import main
+import os
+import sys
 
-main()
+
+def main() -> None:
+    """Run the command line; an interrupt is one also while everything is still being imported."""
+    try:
+        from batchrec.cli.main import main as run
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        os._exit(130)
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,7 @@ def submit(source: str | Path | Sequence[str | Path], **settings: Any) -> RunSum
     return run_job(resolved.to_spec())
 
 
-def open(url: str, store: StoreOptions | None = None) -> OpenedOutput:  # noqa: A001  read as batchrec.open
+def open(url: str | Path, store: StoreOptions | None = None) -> OpenedOutput:  # noqa: A001  read as batchrec.open
     """Open an output folder, complete or not.
 
     Raises:
@@ -51,4 +52,4 @@ def open(url: str, store: StoreOptions | None = None) -> OpenedOutput:  # noqa: 
     """
     from batchrec.output.opening import open_output
 
-    return open_output(url, store)
+    return open_output(os.fspath(url), store)

@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import batchrec
@@ -40,6 +42,14 @@ def replace_part_of_a_crashed_seal(out: Path) -> None:
     one(out, "part-00000001.parquet").write_bytes(one(out, "part-00000002.parquet").read_bytes())
 
 
+def replace_plan(out: Path) -> None:
+    """As one flipped bit does it: every shard is of file 16."""
+    plan = pq.read_table(one(out, "plan.parquet"))
+    at = plan.column_names.index("file")
+    plan = plan.set_column(at, "file", pa.array([16] * len(plan), pa.int64()))
+    pq.write_table(plan, one(out, "plan.parquet"))
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "a part is cut": lambda out: one(out, "part-00000001.parquet").write_bytes(b"PAR1"),
     "a part is gone": lambda out: one(out, "part-00000002.parquet").unlink(),
@@ -51,6 +61,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "the binding is gone": lambda out: (out / "_batchrec" / "OUTPUT.json").unlink(),
     "the binding is garbage": lambda out: (out / "_batchrec" / "OUTPUT.json").write_bytes(b"\xff"),
     "the plan is garbage": lambda out: one(out, "plan.parquet").write_bytes(b"PAR1"),
+    "the plan names other files": lambda out: replace_plan(out),
     "the plan is gone": lambda out: one(out, "plan.parquet").unlink(),
     "the definition is garbage": lambda out: one(out, "spec.json").write_bytes(b"{"),
     "the definition is of another job": lambda out: one(out, "spec.json").write_bytes(b'{"identity": {"top_k": 9}}'),
@@ -68,6 +79,8 @@ def test_repair_and_the_same_command_make_a_damaged_output_whole(
 ) -> None:
     rows = json.loads(run_cli("verify", out, "--json")[1])["rows_sha256"]
     damage(out)
+    broken = run_cli("verify", out)
+    assert broken[0] != 0 or "foreign" in broken[1], broken
     code, said, err = run_cli("repair", out, "--yes", "--json")
     assert code == 0, err
     assert json.loads(said)["moved_to"] or not json.loads(said)["moved"]
@@ -104,6 +117,25 @@ def test_a_folder_where_a_file_belongs_is_named_and_the_advice_of_each_message_l
         assert run_cli("repair", out, "--yes")[0] == 0
     submit()
     assert run_cli("verify", out)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("lost", "verb"), [("plan.parquet", "verify"), ("OUTPUT.json", "verify"), ("OUTPUT.json", "submit")]
+)
+def test_a_complete_output_that_lost_what_it_rests_on_is_sent_to_repair(
+    lost: str, verb: str, out: Path, archive: Path, run_cli: Cli
+) -> None:
+    one(out, lost).unlink()
+    where = (out,) if verb == "verify" else (archive / "manifest.parquet", "-o", out, "--limit", 96, "--pool", "inline")
+    code, _, err = run_cli(verb, *where)
+    assert (code, "batchrec repair" in err) == (3, True), err
+
+
+def test_errors_of_another_kind_are_called_damaged(out: Path, archive: Path, run_cli: Cli) -> None:
+    shutil.copy(archive / "manifest.parquet", one(out, "errors.parquet"))
+    for verb in ("errors", "retry"):
+        code, _, err = run_cli(verb, out)
+        assert (code, "errors.parquet is damaged" in err, "`batchrec repair` mends it" in err) == (3, True, True)
 
 
 def test_a_binding_that_describes_another_job_is_named_and_not_the_definition(out: Path, run_cli: Cli) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchrec.cli.outputs import open_named, output_verb
-from batchrec.cli.running import run_and_report
+from batchrec.cli.outputs import at_home, open_named, output_verb
+from batchrec.cli.running import print_summary, run_shown
 from batchrec.errors import CODES, ErrorCode, Stopped, UsageError
 from batchrec.redacting import shown
 from batchrec.spec import StoreOptions
@@ -35,7 +35,10 @@ _RETRYABLE = ", ".join(code.value for code, facts in CODES.items() if facts.retr
     help=f"Rows with this error; may be repeated [default: {_RETRYABLE}]",
 )
 @click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="Setting that is to differ from the job's own")
-@click.option("-o", "--output", "target", metavar="DIR", help="Folder of the retry [default: OUTPUT.retry-NNNN]")
+@click.option(
+    "-o", "--output", "target", callback=at_home, metavar="DIR", help="Folder of the retry [default: OUTPUT.retry-NNNN]"
+)
+@click.option("--takeover", is_flag=True, help="Take it over from another coordinator")
 @click.option("--keep-credentials", is_flag=True, help="Keep URIs with credentials in that folder, to read them again")
 def retry(
     output: str,
@@ -45,19 +48,33 @@ def retry(
     codes: tuple[str, ...],
     sets: tuple[str, ...],
     target: str | None,
+    takeover: bool,
     keep_credentials: bool,
 ) -> int:
     """Do failed rows of a complete job again, as a job of their own; the same command again resumes."""
     from batchrec.engine.retrying import prepare_retry
 
     parent = open_named(output, s3_endpoint, s3_region)
+    sets = (*sets, "takeover=true") if takeover else sets
     prepared = prepare_retry(parent, codes=codes, sets=sets, target=target, keep_credentials=keep_credentials)
     if prepared is None:
         return _nothing_to_retry(parent, as_json)
     begun = "goes on" if prepared.resumed else "begins"
     click.echo(f"retry of {parent.store.url} {begun}: {prepared.num_rows:,} rows into {prepared.spec.output}", err=True)
-    run_and_report(prepared.spec, as_json, model=prepared.model)
-    return _say_merged(parent, prepared.max_failure_rate)
+    summary = run_shown(prepared.spec, model=prepared.model)
+    assert parent.seal is not None
+    num_rows, num_failed, limit = parent.seal.num_rows, parent.errors().num_rows, prepared.max_failure_rate
+    over = num_failed / num_rows > limit
+    code = EXIT_OVER_FAILURE_RATE if over else 0
+    merged = {"exit_code": code, "rows_merged": num_rows, "rows_ok_merged": num_rows - num_failed}
+    print_summary(summary, as_json, {**merged, "max_failure_rate": limit})
+    held = f", {num_failed / num_rows:.1%} failed, over the limit of {limit:.3g} of them" if over else ""
+    click.echo(
+        f"{parent.store.url} with its retries: {num_rows - num_failed:,} of {num_rows:,} rows ok{held}; "
+        "`batchrec export --merged` writes them for other readers",
+        err=True,
+    )
+    return code
 
 
 def _nothing_to_retry(parent: OpenedOutput, as_json: bool) -> int:
@@ -70,22 +87,12 @@ def _nothing_to_retry(parent: OpenedOutput, as_json: bool) -> int:
     return 0
 
 
-def _say_merged(parent: OpenedOutput, limit: float) -> int:
-    """Say where a job and its retries are together; return the exit code of that."""
-    assert parent.seal is not None
-    num_rows, num_failed = parent.seal.num_rows, parent.errors().num_rows
-    click.echo(
-        f"{parent.store.url} with its retries: {num_rows - num_failed:,} of {num_rows:,} rows ok; "
-        "`batchrec export --merged` writes them for other readers",
-        err=True,
-    )
-    return EXIT_OVER_FAILURE_RATE if num_failed / num_rows > limit else 0
-
-
 @click.command()
 @output_verb
 @click.option("--merged", is_flag=True, help="With the rows of its retries in their places")
-@click.option("-o", "--output", "target", metavar="TARGET", required=True, help="New folder, or a file.parquet")
+@click.option(
+    "-o", "--output", "target", callback=at_home, metavar="TARGET", required=True, help="New folder, or a file.parquet"
+)
 def export(
     output: str, s3_endpoint: str | None, s3_region: str | None, as_json: bool, merged: bool, target: str
 ) -> int:
@@ -99,7 +106,7 @@ def export(
 @click.command()
 @output_verb
 @click.option("--merged", is_flag=True, help="With the rows of its retries in their places")
-@click.option("-o", "--output", "target", metavar="NEW", required=True, help="New folder")
+@click.option("-o", "--output", "target", callback=at_home, metavar="NEW", required=True, help="New folder")
 def compact(
     output: str, s3_endpoint: str | None, s3_region: str | None, as_json: bool, merged: bool, target: str
 ) -> int:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -29,8 +31,8 @@ from batchrec.errors import BatchrecError, StorageLost, UsageError
 from batchrec.redacting import shown
 
 EXIT_INTERRUPTED, EXIT_SIGNALLED = 130, 128
-#: Verbs that keep nothing of what they did so far.
-_BEGIN_ANEW = (["bench"], ["plan"], ["index"])
+#: Verbs that go on where they stopped; the others begin anew, and some want a new place for it.
+_GO_ON = (["submit"], ["run"], ["retry"], ["repair"], ["wait"])
 
 
 class Terminated(BaseException):
@@ -93,7 +95,13 @@ def main() -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             # Names of files and columns need not be text, nor the terminal's encoding know every letter.
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if code > EXIT_SIGNALLED:
+        # Asked to stop, and everything is put away: what a thread of a library still does is not waited for.
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
@@ -130,7 +138,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _resumes(arguments: list[str]) -> str:
-    return "" if arguments[:1] in _BEGIN_ANEW else ": the same command resumes"
+    return ": the same command resumes" if arguments[:1] in _GO_ON else ""
 
 
 def _in_our_words(error: click.ClickException) -> UsageError:

@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -15,6 +16,7 @@ from batchrec.engine.telling import WRITE_EVERY_S
 from batchrec.errors import OutputError, Stopped
 from batchrec.output.layout import Layout
 from batchrec.output.opening import OpenedOutput, open_output
+from batchrec.redacting import shown
 from batchrec.spec import StoreOptions
 from batchrec.storage import KeyMissing
 
@@ -34,9 +36,14 @@ def store_flags(function: _F) -> _F:
     return function
 
 
+def at_home(_: click.Context, __: click.Parameter, path: str | None) -> str | None:
+    """Return a path with ``~`` in the place of the home folder put right: no shell looked between quotes."""
+    return str(Path(path).expanduser()) if path is not None and path.startswith("~") else path
+
+
 def output_verb(function: _F) -> _F:
     """Add what every verb on an output folder takes."""
-    return click.argument("output")(store_flags(function))
+    return click.argument("output", callback=at_home)(store_flags(function))
 
 
 def open_named(output: str, s3_endpoint: str | None, s3_region: str | None) -> OpenedOutput:
@@ -51,6 +58,12 @@ def _plan_of(opened: OpenedOutput) -> Any:
     try:
         return Plan.from_parquet(opened.store.read(key))
     except KeyMissing as error:
+        if opened.seal is not None:
+            raise OutputError(
+                f"{opened.store.url} is complete, and its plan is gone",
+                found=f"no {key}",
+                advice=f"`batchrec repair {shlex.quote(opened.store.url)}`, then its own command again",
+            ) from error
         raise OutputError(
             f"the job of {opened.store.url} ended before it had a plan",
             found=f"no {key}",
@@ -103,18 +116,23 @@ def _retries(opened: OpenedOutput) -> dict[str, Any]:
 
     if opened.seal is None or not (children := children_of(opened)):
         return {}
+    try:
+        rows_ok, fault = opened.seal.num_rows - opened.errors().num_rows, {}
+    except OutputError as error:
+        rows_ok, fault = None, {"retries_fault": shown(str(error))}
     return {
         "retries": [
             {
-                "output": child.record.output,
+                "output": child.url,
                 "codes": list(child.record.codes),
                 "complete": child.sealed,
                 "rows": child.origin and child.origin.num_rows,
             }
             for child in children
         ],
-        "rows_ok_merged": opened.seal.num_rows - opened.errors().num_rows,
+        "rows_ok_merged": rows_ok,
         "rows": opened.seal.num_rows,
+        **fault,
     }
 
 
@@ -128,7 +146,9 @@ def _retry_lines(facts: dict[str, Any]) -> Iterator[str]:
         state = "complete" if child["complete"] else "not complete: the same `batchrec retry` resumes it"
         rows = "no row yet" if child["rows"] is None else _count(child["rows"], "row")
         yield f"retry {child['output']}: {rows}, {state}"
-    if facts:
+    if "retries_fault" in facts:
+        yield facts["retries_fault"]
+    elif facts:
         yield f"with its retries: {facts['rows_ok_merged']:,} of {facts['rows']:,} rows ok"
 
 
@@ -207,7 +227,7 @@ def verify(output: str, s3_endpoint: str | None, s3_region: str | None, as_json:
         click.echo(json.dumps({**facts, "rows": found.num_rows, "rows_sha256": found.rows_sha256}, indent=1))
     else:
         for line in (*found.faults, *found.notes):
-            click.echo(line)
+            click.echo(shown(line))
         verdict = "broken" if found.faults else "sound and complete" if found.complete else "sound, not complete"
         click.echo(f"{verdict}: {found.num_rows:,} rows, sha256 {found.rows_sha256[:16]}")
         if found.faults:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from batchrec.engine.sites import Site
     from batchrec.models.bundle import ModelSpec
     from batchrec.planning import Job
+    from batchrec.report.summary import RunSummary
 
 
 @click.command()
@@ -46,10 +49,16 @@ def run(job: str, sets: tuple[str, ...], s3_endpoint: str | None, s3_region: str
 
 
 def run_and_report(spec: JobSpec, as_json: bool, *, site: Site | None = None, model: ModelSpec | None = None) -> int:
-    """Run a job here, showing how it goes; return its exit code."""
+    """Run a job here, showing how it goes and how it went; return its exit code."""
+    summary = run_shown(spec, site=site, model=model)
+    print_summary(summary, as_json)
+    return summary.exit_code
+
+
+def run_shown(spec: JobSpec, *, site: Site | None = None, model: ModelSpec | None = None) -> RunSummary:
+    """Run a job here, showing how it goes, and return its report."""
     from batchrec.job import run_job
     from batchrec.report.planned import plan_lines
-    from batchrec.report.terminal import print_report
 
     observer = TerminalObserver(sys.stderr)
 
@@ -61,12 +70,24 @@ def run_and_report(spec: JobSpec, as_json: bool, *, site: Site | None = None, mo
         summary = run_job(spec, observer, site=site, model=model, on_plan=begin)
     finally:
         observer.close(ended_early=summary is None)
+    return summary
+
+
+def print_summary(summary: RunSummary, as_json: bool, more: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Print a report.
+
+    Args:
+        summary: The report.
+        as_json: As JSON.
+        more: What the JSON says beside, or otherwise.
+    """
+    from batchrec.report.terminal import print_report
+
     try:
         if as_json:
-            click.echo(json.dumps(summary.to_json(), indent=1))
+            click.echo(json.dumps({**summary.to_json(), **more}, indent=1))
         else:
             print_report(summary, sys.stdout)
     except BrokenPipeError:
         # The job is complete whoever reads of it: its verdict stands.
         silence(sys.stdout)
-    return summary.exit_code

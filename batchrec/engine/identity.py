@@ -16,7 +16,7 @@ from typing import Any
 from batchrec.errors import OutputError
 from batchrec.manifest.definition import Manifest
 from batchrec.models.bundle import ModelSpec
-from batchrec.output.layout import OUTPUT_KEY, PREDICTIONS_PREFIX, job_id_of
+from batchrec.output.layout import OUTPUT_KEY, PREDICTIONS_PREFIX, SUCCESS_KEY, job_id_of
 from batchrec.output.schema import SCHEMA_VERSION
 from batchrec.redacting import shown
 from batchrec.spec import JobSpec
@@ -25,6 +25,7 @@ from batchrec.storage.json_objects import parse_object
 
 _FORMAT = 1
 _MAX_NAMED = 5
+_LOST_BINDING = f"it looks like an output without its {OUTPUT_KEY}, which `batchrec repair` mends"
 #: No ``_SUCCESS``: the seal could not put its own, after all the work. The last is what a new disk comes with.
 _LEFT_BY_US = ("_batchrec/", "predictions/", "errors/", "report.json", "lost+found/")
 
@@ -150,7 +151,9 @@ def refuse_foreign_content(store: Store, parts_prefix: str = PREDICTIONS_PREFIX)
         raise OutputError(
             f"the output folder {store.url} holds other things already",
             found=", ".join(map(shown, foreign[:_MAX_NAMED])) + more,
-            advice="name a folder of its own with -o: a new one, or an empty one",
+            advice=_LOST_BINDING
+            if {SUCCESS_KEY, "_batchrec/"} <= set(names)
+            else "name a folder of its own with -o: a new one, or an empty one",
         )
 
 

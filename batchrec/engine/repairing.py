@@ -62,6 +62,10 @@ def examine(url: str, options: StoreOptions) -> Examined:
     except OutputError as error:
         damages.append(Damage(layout.plan_key, f"it cannot be read: {error.found}"))
         reasons.append(f"{layout.plan_key} is damaged")
+    if plan is not None and identity and any(shard.file >= len(identity["manifest"]) for shard in plan):
+        damages.append(Damage(layout.plan_key, "it names files that the manifest has not"))
+        reasons.append(f"{layout.plan_key} is damaged")
+        plan = None
     with suppress(KeyMissing):
         if identity_in(store.read(layout.spec_key), job_id) is None:
             damages.append(Damage(layout.spec_key, "it does not define this job"))

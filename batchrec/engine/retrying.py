@@ -8,34 +8,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from batchrec.engine.definition import defined_again, manifest_of, model_of
 from batchrec.engine.identity import refuse_foreign_content
 from batchrec.engine.int8_record import standing_quantised
+from batchrec.engine.retry_rows import Parent, failed_rows, put_rows, refuse_credentials, require_images
 from batchrec.errors import CODES, OutputError, StorageLost, UsageError
 from batchrec.manifest.definition import Manifest
-from batchrec.manifest.selecting import position_column, select_rows
 from batchrec.models.bundle import ModelSpec
 from batchrec.models.carrying import quantised_here
 from batchrec.output.children import (
     Child,
     ChildRecord,
     Origin,
-    OriginFile,
     add_record,
     children_of,
     keep_origin,
     read_origin,
 )
-from batchrec.output.layout import ORIGIN_KEY, OUTPUT_KEY, RETRY_PREFIX
+from batchrec.output.layout import ORIGIN_KEY, OUTPUT_KEY
 from batchrec.output.opening import OpenedOutput
 from batchrec.output.reading import Output
-from batchrec.redacting import MASK
 from batchrec.settings import resolve_settings
 from batchrec.spec import JobSpec
-from batchrec.storage import create_or_compare, open_store, stands
+from batchrec.storage import open_store, stands
 
 RETRYABLE = tuple(sorted(code.value for code, facts in CODES.items() if facts.retryable))
 #: What a retry takes from its parent whatever is set, or gets from flags of its own.
@@ -79,21 +74,6 @@ class Retry:
     max_failure_rate: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Parent:
-    """The job whose rows are done again, with what they need."""
-
-    output: Output
-    spec: JobSpec
-    manifest: Manifest
-    model: ModelSpec
-    own_position: str | None  # where it is a retry itself
-
-    @property
-    def columns(self) -> list[str]:
-        return [name for name in self.manifest.columns.read if name != self.own_position]
-
-
 def prepare_retry(
     parent: OpenedOutput,
     *,
@@ -118,39 +98,47 @@ def prepare_retry(
         UsageError: A setting cannot be another than the parent's.
         Refused: The parent's manifest or model is not what it was.
     """
+    _require_complete(parent)
+    changes = _changes(sets)
+    codes = tuple(sorted(set(codes or RETRYABLE)))
+    texts = {name: text for name, _, text in (each.partition("=") for each in sets) if name not in _MANNER}
+    where: dict[str, Any] = {name: changes[name] for name in ("source", "model", "labels") if name in changes}
+    own = read_origin(parent.store)
+    if own is not None:  # its manifest goes where it goes
+        where = {"source": tuple(f"{parent.store.url}/{file.key}" for file in own.files), **where}
+    for _ in range(_MAX_RACES):
+        children = children_of(parent)
+        pending = next((each for each in children if _is_same(each, codes, texts, target, parent)), None)
+        rows = failed_rows(parent, codes) if pending is None or pending.origin is None else None
+        if rows is not None and not len(rows):
+            return None
+        if rows is not None and not keep_credentials:
+            refuse_credentials(parent, rows)
+        spec = defined_again(parent, where)
+        manifest = manifest_of(parent.identity, spec)
+        if own is not None:
+            require_images(parent, own, manifest)
+        model = _model(parent, spec, manifest, changes.get("precision", spec.precision))
+        whole = Parent(parent, spec, manifest, model, own)
+        if pending is not None:
+            return _ready(whole, pending.record, pending.url, rows, changes, resumed=True)
+        record = _new_record(parent, children, codes, texts, target)
+        if record is not None and add_record(parent.store, parent.layout, record):
+            return _ready(whole, record, record.output, rows, changes, resumed=False)
+    raise StorageLost(
+        f"no retry could be recorded in {parent.store.url}",
+        found=f"{_MAX_RACES} numbers lost to others",
+        advice="run the same command again",
+    )
+
+
+def _require_complete(parent: Output) -> None:
     if parent.seal is None:
         raise OutputError(
             f"{parent.store.url} is not complete, so nobody knows yet which rows failed",
             found=f"{len(parent.parts):,} parts and no seal",
             advice="run its own command to the end, then retry",
         )
-    changes = _changes(sets)
-    codes = tuple(sorted(set(codes or RETRYABLE)))
-    texts = {name: text for name, _, text in (each.partition("=") for each in sets) if name not in _MANNER}
-    where: dict[str, Any] = {name: changes[name] for name in ("source", "model", "labels") if name in changes}
-    for _ in range(_MAX_RACES):
-        children = children_of(parent)
-        pending = next((each for each in children if _is_same(each, codes, texts, target, parent)), None)
-        rows = _failed_rows(parent, codes) if pending is None or pending.origin is None else None
-        if rows is not None and not len(rows):
-            return None
-        if rows is not None and not keep_credentials:
-            _refuse_credentials(parent, rows)
-        spec = defined_again(parent, where)
-        manifest = manifest_of(parent.identity, spec)
-        own = read_origin(parent.store)
-        model = _model(parent, spec, manifest, changes.get("precision", spec.precision))
-        whole = _Parent(parent, spec, manifest, model, own.parent_row if own else None)
-        if pending is not None:
-            return _ready(whole, pending.record, rows, changes, resumed=True)
-        record = _new_record(parent, children, codes, texts, target)
-        if record is not None and add_record(parent.store, parent.layout, record):
-            return _ready(whole, record, rows, changes, resumed=False)
-    raise StorageLost(
-        f"no retry could be recorded in {parent.store.url}",
-        found=f"{_MAX_RACES} numbers lost to others",
-        advice="run the same command again",
-    )
 
 
 def _model(parent: Output, spec: JobSpec, manifest: Manifest, precision: str) -> ModelSpec:
@@ -175,44 +163,8 @@ def _changes(sets: Sequence[str]) -> dict[str, Any]:
 def _is_same(child: Child, codes: Sequence[str], texts: Mapping[str, str], target: str | None, parent: Output) -> bool:
     """Whether a child is the one that the same words began and did not end."""
     record = child.record
-    here = target is None or open_store(target, parent.options).url == record.output
+    here = target is None or open_store(target, parent.options).url == child.url
     return here and not child.sealed and (record.codes, record.settings) == (tuple(codes), texts)
-
-
-def _failed_rows(parent: OpenedOutput, codes: Sequence[str]) -> Any:
-    """Return the rows that still have one of some codes, as a table of errors."""
-    errors = parent.errors()
-    return errors.filter(np.isin(errors["error_code"].to_numpy(), codes))
-
-
-def _refuse_credentials(parent: Output, errors: Any) -> None:
-    """Refuse rows whose URIs hold what outputs never show: their retry would keep it with the rows to do."""
-    masked = [uri for uri in errors["uri"].to_pylist() if uri is not None and MASK in uri]
-    if masked:
-        raise OutputError(
-            f"{len(masked):,} of {len(errors):,} failed rows of {parent.store.url} have credentials in their URIs",
-            found=masked[0],
-            advice="submit them with new URIs as a manifest of their own, or say --keep-credentials: the folder of the "
-            "retry then holds them as they are",
-        )
-
-
-def _positions(errors: Any, parent: _Parent) -> npt.NDArray[np.int64]:
-    """Return where failed rows are in the manifest, as a whole; every pointer has to lead there."""
-    rows: npt.NDArray[np.int64] = errors["row"].to_numpy()
-    files = parent.manifest.files
-    ends = np.cumsum([file.num_rows for file in files])
-    file = np.searchsorted(ends, rows, side="right")
-    names = np.array([str(name).encode(errors="replace").decode() for name, *_ in parent.output.identity["manifest"]])
-    within = rows - (ends - [each.num_rows for each in files])[np.minimum(file, len(files) - 1)]
-    same = (file < len(files)) & (np.diff(rows, prepend=-1) > 0) & (within == errors["file_row"].to_numpy())
-    if not (same & (names[np.minimum(file, len(files) - 1)] == errors["manifest_file"].to_numpy())).all():
-        raise OutputError(
-            f"{parent.output.store.url}/{parent.output.layout.errors_key} is damaged",
-            found="a failed row whose pointer does not lead to it",
-            advice="`batchrec repair` mends it",
-        )
-    return rows
 
 
 def _new_record(
@@ -221,6 +173,7 @@ def _new_record(
     """Return the record of a new retry; None if another was begun since the children were looked at."""
     number = 1 + max((child.record.number for child in children), default=0)
     store = open_store(target or _beside(parent.store.url, number), parent.options)
+    parent.require_outside(store.url)
     refuse_foreign_content(store)
     if taken := [key for key in (OUTPUT_KEY, ORIGIN_KEY) if stands(store, key)]:
         if len(children_of(parent)) > len(children):
@@ -237,37 +190,27 @@ def _beside(parent: str, number: int) -> str:
     return f"{parent}.retry-{number:04d}"
 
 
-def _ready(parent: _Parent, record: ChildRecord, rows: Any, changes: Mapping[str, Any], *, resumed: bool) -> Retry:
-    store = open_store(record.output, parent.output.options)
+def _ready(
+    parent: Parent, record: ChildRecord, url: str, rows: Any, changes: Mapping[str, Any], *, resumed: bool
+) -> Retry:
+    limit = changes.get("max_failure_rate", parent.max_failure_rate)
+    parent.spec.replace(max_failure_rate=limit)  # raises where it is none
+    store = open_store(url, parent.output.options)
     origin = read_origin(store)
     if origin is None:
-        assert rows is not None
-        origin = keep_origin(store, _put_rows(parent, record, rows))
+        assert rows is not None, "a retry that says nothing of its rows was prepared by nobody"
+        origin = keep_origin(store, put_rows(parent, store, rows))
     if origin.parent_job_id != parent.output.job_id:
         raise OutputError(
-            f"{record.output} is a retry of another job",
+            f"{url} is a retry of another job",
             found=origin.parent_output,
             advice="name a new folder with -o",
         )
-    spec = _child_spec(parent, record, origin, changes)
-    limit = changes.get("max_failure_rate", parent.spec.max_failure_rate)
+    spec = _child_spec(parent, url, origin, changes)
     return Retry(spec, parent.model, record, origin.num_rows, resumed, limit)
 
 
-def _put_rows(parent: _Parent, record: ChildRecord, errors: Any) -> Origin:
-    """Put the manifest of a retry into its folder, under names that say what it holds."""
-    store = open_store(record.output, parent.output.options)
-    name = position_column(parent.columns)
-    files: list[OriginFile] = []
-    for file in select_rows(parent.manifest, _positions(errors, parent), parent.columns, name, parent.spec.store):
-        key = f"{RETRY_PREFIX}{len(files):05d}-{file.footer_sha256[:12]}.parquet"
-        create_or_compare(store, key, file.data, same=lambda _: False)
-        files.append(OriginFile(key, len(file.data), file.num_rows, file.footer_sha256))
-    output = parent.output
-    return Origin(output.job_id, output.store.url, name, parent.manifest.root, tuple(files))
-
-
-def _child_spec(parent: _Parent, record: ChildRecord, origin: Origin, changes: Mapping[str, Any]) -> JobSpec:
+def _child_spec(parent: Parent, url: str, origin: Origin, changes: Mapping[str, Any]) -> JobSpec:
     changes = dict(changes)
     limits = parent.spec.image_limits
     pixels, num_bytes = changes.pop("max_pixels", limits.max_pixels), changes.pop("max_bytes", limits.max_bytes)
@@ -278,9 +221,9 @@ def _child_spec(parent: _Parent, record: ChildRecord, origin: Origin, changes: M
     carried = tuple(name for name in columns.passthrough if name != parent.own_position)
     inherited = columns.id is not None and columns.id != parent.own_position
     return parent.spec.replace(
-        source=tuple(f"{record.output}/{file.key}" for file in origin.files),
-        output=record.output,
-        manifest_root=origin.manifest_root,
+        source=tuple(f"{url}/{file.key}" for file in origin.files),
+        output=url,
+        manifest_root=parent.manifest.root,  # where it is now
         # Without ids the position is the id, and that is the one in the parent.
         id_column=columns.id if inherited else origin.parent_row,
         passthrough=(*carried, origin.parent_row),

@@ -150,7 +150,7 @@ class Plan:
             OutputError: The bytes are not a plan, or one that loses or repeats rows.
         """
         try:
-            table = pq.read_table(pa.BufferReader(data), columns=list(_COLUMNS), use_threads=False)
+            table = pq.read_table(pa.BufferReader(data), columns=list(_COLUMNS), use_threads=False, pre_buffer=False)
             index, file, first_row, num_rows, first_position = (
                 np.asarray(table.column(name).to_numpy(), dtype=np.int64) for name in _COLUMNS
             )

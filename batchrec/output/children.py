@@ -63,6 +63,7 @@ class Origin:
         parent_row: Column of the manifest, and of the predictions, with each row's position in the parent.
         manifest_root: Folder relative image URIs start from.
         files: The manifest.
+        max_failure_rate: What the job is held to that was submitted; a retry by itself is held to nothing.
     """
 
     parent_job_id: str
@@ -70,6 +71,7 @@ class Origin:
     parent_row: str
     manifest_root: str
     files: tuple[OriginFile, ...]
+    max_failure_rate: float = 1.0
 
     @property
     def num_rows(self) -> int:
@@ -83,11 +85,13 @@ class Child:
 
     Attributes:
         record: What the parent keeps of it.
+        url: Where it is now, or is to be.
         output: Its folder; None where no job has begun there.
         origin: What the folder says of its rows; None as long as it says nothing.
     """
 
     record: ChildRecord
+    url: str
     output: Output | None
     origin: Origin | None
 
@@ -170,8 +174,8 @@ def _find(parent: Output, record: ChildRecord) -> Child:
         store = open_store(url, parent.options)
         origin = read_origin(store)
         if origin is not None and origin.parent_job_id == parent.job_id:
-            return Child(record, _opened(url, parent.options, origin), origin)
-    return Child(record, None, None)
+            return Child(record, store.url, _opened(url, parent.options, origin), origin)
+    return Child(record, record.output, None, None)
 
 
 def _beside(parent: str, child: str) -> str:

@@ -111,6 +111,7 @@ def export(output: Output, target: str, *, merged: bool, check: bool = False, fi
     else:
         store = open_store(target, output.options)
         writing = _Writing(output, store, merged, file_bytes)
+    output.require_outside(store.url)
     with leaving_no_folder(store):
         return _write(writing, store, output, check=check)
 

@@ -7,7 +7,9 @@ prediction is not replaced by a later error.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +21,7 @@ from batchrec.output.children import Child, children_of
 from batchrec.output.reading import Output
 from batchrec.output.schema import EMBEDDING, ERROR, FIELDS
 from batchrec.output.tables import read_table
+from batchrec.storage import KeyMissing
 
 #: What the manifest says of a row; the rest of a prediction is what was found, and comes from the newest.
 _FROM_MANIFEST = ("image_id", "uri", "row")
@@ -65,39 +68,47 @@ class MergedPredictions:
         self,
         columns: Sequence[str] | None = None,
         filter: pc.Expression | None = None,  # noqa: A002  pyarrow's name for it
+        batch_size: int | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """Yield the rows, those alone that a filter lets through."""
-        if filter is None:
-            yield from self.reader(columns)
-            return
-        for batch in self.reader():
-            kept = pa.Table.from_batches([batch]).filter(filter)
-            yield from (kept if columns is None else kept.select(list(columns))).to_batches()
+        """Yield the rows, those alone that a filter lets through, no more than ``batch_size`` at once."""
+        for batch in self.reader(columns if filter is None else None):
+            rows = pa.Table.from_batches([batch])
+            if filter is not None:
+                rows = rows.filter(filter)
+                rows = rows if columns is None else rows.select(list(columns))
+            yield from rows.to_batches(max_chunksize=batch_size)
 
     def to_table(
         self,
         columns: Sequence[str] | None = None,
         filter: pc.Expression | None = None,  # noqa: A002
+        batch_size: int | None = None,
     ) -> pa.Table:
         """Return the rows in memory."""
         names = self.schema.names if columns is None else list(columns)
         schema = pa.schema([self.schema.field(name) for name in names])
-        return pa.Table.from_batches(self.to_batches(columns, filter), schema)
+        return pa.Table.from_batches(self.to_batches(columns, filter, batch_size), schema)
 
     def count_rows(self, filter: pc.Expression | None = None) -> int:  # noqa: A002
         """Count the rows, those alone that a filter lets through."""
         columns = ["row"] if filter is None else None
         return sum(batch.num_rows for batch in self.to_batches(columns, filter))
 
-    def head(self, num_rows: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the first rows."""
+    def head(
+        self,
+        num_rows: int,
+        columns: Sequence[str] | None = None,
+        filter: pc.Expression | None = None,  # noqa: A002
+    ) -> pa.Table:
+        """Return the first rows, of those that a filter lets through."""
         batches, found = [], 0
-        reader = self.reader(columns)
-        for batch in reader:
+        for batch in self.to_batches(columns, filter):
             batches.append(batch)
             if (found := found + batch.num_rows) >= num_rows:
                 break
-        return pa.Table.from_batches(batches, reader.schema).slice(0, num_rows)
+        names = self.schema.names if columns is None else list(columns)
+        schema = pa.schema([self.schema.field(name) for name in names])
+        return pa.Table.from_batches(batches, schema).slice(0, num_rows)
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         return self.reader().__arrow_c_stream__(requested_schema)
@@ -192,6 +203,25 @@ def _replaced(own: pa.ChunkedArray, newer: pa.ChunkedArray, sources: np.ndarray)
     return both.take(pa.array(sources))
 
 
+class _DamagedRetry(OutputError):
+    """A retry that counts cannot be read."""
+
+
+@contextmanager
+def _naming(url: str) -> Iterator[None]:
+    """Say of which retry it is that something cannot be read."""
+    try:
+        yield
+    except _DamagedRetry:
+        raise  # a retry of this one
+    except (OutputError, KeyMissing, pa.ArrowException) as error:
+        raise _DamagedRetry(
+            f"the retry {url} is damaged",
+            found=str(error).split("\n")[0],
+            advice=f"`batchrec repair {shlex.quote(url)}`, then its own `batchrec retry` again",
+        ) from error
+
+
 class _Newer:
     """The merged rows of one retry, drawn as far as its parent's rows have come."""
 
@@ -201,7 +231,8 @@ class _Newer:
         self.parent_row = child.origin.parent_row
         self._url = child.output.store.url
         found = _FOUND if columns is None else [name for name in columns if name in _FOUND]
-        known = child.output.schema.names
+        with _naming(self._url):
+            known = child.output.schema.names
         wanted = [*(name for name in found if name in known), self.parent_row]
         self._tables = (merged.rows for merged in merged_rows(child.output, wanted, depth=depth))
         self._held: pa.Table | None = None
@@ -220,7 +251,8 @@ class _Newer:
         return pa.concat_tables(taken) if taken else None
 
     def _next(self) -> pa.Table | None:
-        table = next(self._tables, None)
+        with _naming(self._url):
+            table = next(self._tables, None)
         if table is None:
             return None
         rows = np.concatenate([[self._last], table[self.parent_row].to_numpy()])

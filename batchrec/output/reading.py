@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
 _JOB_ID = re.compile(r"[0-9a-f]{64}")
+#: What is told of a row without a prediction; of a sealed job also where in the manifest it is.
+ERROR_COLUMNS = ["image_id", "uri", "row", "error_code", "error_detail", "attempt"]
 _SAYS_MORE = "`batchrec verify` says what else is, and `batchrec repair` mends it"
 
 
@@ -60,6 +63,12 @@ class Output:
                 raise ValueError(f"job_id is {record['job_id']!r}")
             return cls(store, record["job_id"], dict(record["identity"]), options)
         except KeyMissing as error:
+            if "_SUCCESS" in (names := store.top()) and "_batchrec/" in names:
+                raise OutputError(
+                    f"{url} was the output of a job, and what binds it to that job is gone",
+                    found=f"_SUCCESS, and no {OUTPUT_KEY}",
+                    advice=f"`batchrec repair {shlex.quote(url)}`, then its own command again",
+                ) from error
             raise OutputError(
                 f"{url} is not the output of a job", found=f"no {OUTPUT_KEY}", advice="name the folder given with -o"
             ) from error
@@ -67,7 +76,7 @@ class Output:
             raise OutputError(
                 f"{url}/{OUTPUT_KEY} cannot be read",
                 found=f"{type(error).__name__}: {error}",
-                advice=f"it was damaged, or not written by batchrec: `batchrec repair {url}` tells",
+                advice=f"it was damaged, or not written by batchrec: `batchrec repair {shlex.quote(url)}` tells",
             ) from error
 
     @property
@@ -108,9 +117,7 @@ class Output:
             with self.store.open(key) as part:
                 return pq.ParquetFile(pa.PythonFile(part, mode="r")).schema_arrow.remove_metadata()
         except pa.ArrowException as error:
-            raise OutputError(
-                f"{self.store.url}/{key} is damaged", found=str(error).split("\n")[0], advice=_SAYS_MORE
-            ) from error
+            raise self._damaged(key, error) from error
 
     def own_predictions(self) -> ds.Dataset:
         """Return the rows of the job's own parts as a pyarrow dataset; columns are read when they are asked for.
@@ -132,9 +139,31 @@ class Output:
         """
         if self.seal is not None:
             return self._sealed_errors()
-        columns = ["image_id", "uri", "row", "error_code", "error_detail", "attempt"]
-        rows = self.own_predictions()
-        return rows.to_table(columns=columns, use_threads=False, filter=pc.field("status") == ERROR)
+        return pa.concat_tables(self._failed_rows(key) for key in self._standing())
+
+    def _failed_rows(self, key: str) -> pa.Table:
+        try:
+            with self.store.open(key) as part:
+                rows = read_table(part, [*ERROR_COLUMNS, "status"])
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(key, error) from error
+        return rows.filter(pc.equal(rows["status"], ERROR)).select(ERROR_COLUMNS).replace_schema_metadata(None)
+
+    def _damaged(self, key: str, error: Exception) -> OutputError:
+        return OutputError(f"{self.store.url}/{key} is damaged", found=str(error).split("\n")[0], advice=_SAYS_MORE)
+
+    def require_outside(self, url: str) -> None:
+        """Refuse a target inside this folder, whose readers would take what is written there for its own.
+
+        Raises:
+            OutputError: It is.
+        """
+        if f"{url}/".startswith(f"{self.store.url}/"):
+            raise OutputError(
+                f"{url} lies inside {self.store.url}",
+                found="an output, which nothing else is written into",
+                advice="name a folder outside it with -o",
+            )
 
     def _standing(self) -> list[str]:
         if not self.parts:
@@ -142,13 +171,12 @@ class Output:
         return self.parts
 
     def _sealed_errors(self) -> pa.Table:
-        key, advice = self.layout.errors_key, _SAYS_MORE
+        key = self.layout.errors_key
         try:
-            return read_table(io.BytesIO(self._read(key, advice)))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise OutputError(
-                f"{self.store.url}/{key} is damaged", found=str(error).split("\n")[0], advice=advice
-            ) from error
+            rows = read_table(io.BytesIO(self._read(key, _SAYS_MORE)))
+            return rows.select([*ERROR_COLUMNS, "manifest_file", "file_row"])
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise self._damaged(key, error) from error
 
     def report(self) -> dict[str, Any]:
         """Return the report of the latest run.

@@ -76,6 +76,8 @@ def verify(store: Store, layout: Layout, plan: Sequence[Shard]) -> Verification:
     standing = standing_parts(store, layout, len(plan))
     manifest_files = _manifest_files(store, layout, faults)
     faults += _definition_faults(store, layout)
+    if manifest_files and any(shard.file >= len(manifest_files) for shard in plan):
+        faults.append(f"{layout.plan_key} names files that the manifest has not")
     parts = check_parts(store, layout, plan, standing, manifest_files)
     faults += [fault for _, fault in parts.faults]
     if len(parts.embeddings) > 1:

@@ -145,7 +145,9 @@ class LocalStore:
         if error.errno in DENIED:
             return AccessError(f"{self.url} cannot be used", found=found, advice="grant this user read and write there")
         if error.errno in IN_THE_WAY:
-            return OutputError(f"{self.url} cannot hold a job", found=found, advice="choose another output folder")
+            return OutputError(
+                f"{self.url} cannot hold a job", found=found, advice="move that away, or choose another output folder"
+            )
         return StorageLost(f"{self.url} failed", found=found, advice="check the disk, then run the same command again")
 
     def _no_links(self, error: OSError) -> OutputError:
