@@ -150,7 +150,8 @@ class Plan:
             OutputError: The bytes are not a plan, or one that loses or repeats rows.
         """
         try:
-            table = pq.read_table(pa.BufferReader(data), columns=list(_COLUMNS), use_threads=False, pre_buffer=False)
+            # Not pq.read_table, which starts threads: see docs/decisions/0006-one-thread-for-our-tables.md.
+            table = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(list(_COLUMNS), use_threads=False)
             index, file, first_row, num_rows, first_position = (
                 np.asarray(table.column(name).to_numpy(), dtype=np.int64) for name in _COLUMNS
             )

@@ -145,7 +145,7 @@ class Output:
         try:
             with self.store.open(key) as part:
                 rows = read_table(part, [*ERROR_COLUMNS, "status"])
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, KeyError) as error:
             raise self._damaged(key, error) from error
         return rows.filter(pc.equal(rows["status"], ERROR)).select(ERROR_COLUMNS).replace_schema_metadata(None)
 

@@ -242,3 +242,47 @@ def test_the_retail_job_file_runs(run_cli: Cli, archive: Path, tmp_path: Path) -
     assert run_cli("verify", out)[0] == 0
     config = json.loads(run_cli("submit", "-j", JOB_FILE, "--print-config", "--json")[1])
     assert config["source"] == {"value": ["catalogue/manifest.parquet"], "origin": f"job file {JOB_FILE}"}
+
+
+INTERRUPTED = """
+import signal, sys
+from importlib.abc import MetaPathFinder
+from batchrec.__main__ import main
+
+class Hasty(MetaPathFinder):
+    def find_spec(self, name, *_):
+        if name == "click":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Hasty())
+main()
+"""
+
+
+def test_an_interrupt_while_everything_is_being_imported_is_one_line() -> None:
+    ended = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "interrupted\n")
+
+
+COUNTED = """
+import os, sys
+from batchrec.cli.main import run
+import pyarrow.parquet
+num_before = len(os.listdir("/proc/self/task"))
+code = run([sys.argv[1], sys.argv[2]])
+print(len(os.listdir("/proc/self/task")) - num_before, file=sys.stderr)
+sys.exit(code)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux lists threads there")
+@pytest.mark.parametrize("verb", ["status", "errors", "report", "verify"])
+def test_verbs_that_only_read_start_no_thread_that_could_abort_their_end(verb: str, finished: Path) -> None:
+    command = [sys.executable, "-c", COUNTED, verb, str(finished)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stderr.splitlines()[-1] == "0"
+
+
+def test_a_home_folder_between_quotes_is_found(run_cli: Cli, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(finished.parent))
+    assert run_cli("verify", f"~/{finished.name}")[0] == 0
