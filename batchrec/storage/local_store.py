@@ -37,9 +37,9 @@ class LocalStore:
             try:
                 os.link(staged, target)
             except FileExistsError:
+                _refuse_obstacle(target)
                 # Whoever linked it may not have synced the folder yet, and we are about to say that it stands.
                 _sync_folder(target.parent)
-                _refuse_obstacle(target)
                 raise KeyExists(key) from None
             except OSError as error:
                 if error.errno in NO_LINKS:
