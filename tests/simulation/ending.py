@@ -121,8 +121,10 @@ def _fault_of_refusal(world: World, process: Process, said: str) -> str:
         named = [f"process {each.pid} on {each.host}" for each in others if world.audit.runs[each].job == run.job]
         return "" if any(name in said for name in named) else "nobody else runs it"
     if "holds other things already" in said:
-        # It looked for a binding, was held up, and meanwhile another coordinator bound the folder and finished.
-        return "" if bound else "the folder held nothing else"
+        # It looked for a binding, was held up, and meanwhile another coordinator bound the folder and finished; or a
+        # zombie of a job that had the folder before it was emptied left a part there.
+        others = world.audit.epoch > 0 and "predictions/job=" in said and Layout(run.job_id).parts_prefix not in said
+        return "" if bound or others else "the folder held nothing else"
     if "another job" in said:
         return "" if bound != run.job_id else "the folder is its own"
     if "not a part of this job" in said or "not the part this job wrote" in said:
@@ -147,6 +149,7 @@ def settle(world: World) -> None:
         raise Violation("a coordinator nobody disturbs does not end")
     world.tidy()
     job = _job_of(world)
+    world.make_room(Layout(work.job_id(work.spec(job, rows_per_shard=2, takeover=False))))
     layout = Layout(_resume(world, job))
     before = _standing(world)
     for process in sleepers:

@@ -12,7 +12,7 @@ from batchrec.errors import BatchrecError, Resumable
 from batchrec.job import run_job
 from batchrec.manifest.definition import Manifest
 from batchrec.manifest.planning import Plan
-from batchrec.output.layout import Layout
+from batchrec.output.layout import PREDICTIONS_PREFIX, Layout
 from batchrec.records import Attempt
 from batchrec.report.summary import RunSummary
 from batchrec.spec import JobSpec
@@ -150,6 +150,14 @@ class World:
         self.audit.garbage_ever = True
         self.bucket.put(key, data, self.scheduler.now)
         return True
+
+    def make_room(self, layout: Layout) -> None:
+        """Move away from a folder of no job the parts that zombies of others left, as the message advises."""
+        parts = [key for key in self.bucket.objects if key.startswith(PREDICTIONS_PREFIX)]
+        if self.audit.bound_job_id() is None:
+            for key in (key for key in parts if not key.startswith(layout.parts_prefix)):
+                self.say(f"somebody moves {key} away, which is another job's")
+                self.bucket.objects.pop(key)
 
     def tidy(self) -> None:
         """Move away what was littered, as the messages advise."""
