@@ -114,6 +114,16 @@ def test_the_verdict_is_that_of_the_job_with_its_retries_also_for_a_retry_of_a_r
     assert (code, "must be from 0 to 1" in err) == (2, True)
 
 
+def test_two_retries_whose_folders_have_one_name_both_count(shop: Shop, run_cli: Cli) -> None:
+    shop.hide(2, 20)
+    shop.submit()
+    shop.show(2)
+    assert run_cli("retry", shop.out, "--code", "not_found", "-o", shop.root / "sub" / "again")[0] == 0
+    shop.show(20)
+    assert run_cli("retry", shop.out, "--code", "not_found", "-o", shop.root / "again")[0] == 0
+    assert batchrec.open(shop.out).errors().num_rows == 0
+
+
 def test_a_retry_can_be_taken_over(half: Shop, run_cli: Cli) -> None:
     assert run_cli("retry", half.out, "--code", "not_found", "--takeover")[0] == 0
 

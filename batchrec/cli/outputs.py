@@ -172,6 +172,8 @@ def report(output: str, s3_endpoint: str | None, s3_region: str | None, as_json:
 
     opened = open_named(output, s3_endpoint, s3_region)
     plain = opened.report()
+    if opened.seal is None:
+        click.echo("the output is not complete now, whatever its last report says: see `batchrec status`", err=True)
     written = None
     if page is not None:
         from batchrec.cli.pages import write_page

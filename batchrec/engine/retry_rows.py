@@ -105,7 +105,7 @@ def _positions(errors: Any, parent: Parent) -> npt.NDArray[np.int64]:
     return rows
 
 
-def put_rows(parent: Parent, store: Store, errors: Any) -> Origin:
+def put_rows(parent: Parent, store: Store, errors: Any, nonce: str) -> Origin:
     """Put the manifest of a retry into its folder, under names that say what it holds."""
     name = position_column(parent.columns)
     files: list[OriginFile] = []
@@ -115,4 +115,4 @@ def put_rows(parent: Parent, store: Store, errors: Any) -> Origin:
         files.append(OriginFile(key, len(file.data), file.num_rows, file.footer_sha256))
     output = parent.output
     root, limit = parent.manifest.root, parent.max_failure_rate
-    return Origin(output.job_id, output.store.url, name, root, tuple(files), limit)
+    return Origin(output.job_id, output.store.url, name, root, tuple(files), limit, nonce)

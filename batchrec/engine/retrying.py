@@ -199,7 +199,7 @@ def _ready(
     origin = read_origin(store)
     if origin is None:
         assert rows is not None, "a retry that says nothing of its rows was prepared by nobody"
-        origin = keep_origin(store, put_rows(parent, store, rows))
+        origin = keep_origin(store, put_rows(parent, store, rows, record.nonce))
     if origin.parent_job_id != parent.output.job_id:
         raise OutputError(
             f"{url} is a retry of another job",

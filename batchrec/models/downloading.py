@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import socket
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from batchrec.errors import ModelError
@@ -32,7 +33,7 @@ def _fetch(architecture: str, weights: PublishedWeights, path: Path) -> None:
     from torchvision.models import get_model_weights
 
     try:
-        with _impatient():
+        with _impatient(), redirect_stdout(sys.stderr):  # where torch says what it does
             get_model_weights(architecture)[weights.name].get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise ModelError(

@@ -64,6 +64,7 @@ class Origin:
         manifest_root: Folder relative image URIs start from.
         files: The manifest.
         max_failure_rate: What the job is held to that was submitted; a retry by itself is held to nothing.
+        nonce: That of its parent's record; empty in those made before it was kept.
     """
 
     parent_job_id: str
@@ -72,6 +73,7 @@ class Origin:
     manifest_root: str
     files: tuple[OriginFile, ...]
     max_failure_rate: float = 1.0
+    nonce: str = ""
 
     @property
     def num_rows(self) -> int:
@@ -173,7 +175,9 @@ def _find(parent: Output, record: ChildRecord) -> Child:
     for url in dict.fromkeys((_beside(parent.store.url, record.output), record.output)):
         store = open_store(url, parent.options)
         origin = read_origin(store)
-        if origin is not None and origin.parent_job_id == parent.job_id:
+        if origin is None or origin.parent_job_id != parent.job_id:
+            continue
+        if origin.nonce in ("", record.nonce):  # else it is another retry, whose folder has the same name
             return Child(record, store.url, _opened(url, parent.options, origin), origin)
     return Child(record, record.output, None, None)
 

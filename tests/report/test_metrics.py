@@ -29,27 +29,40 @@ sys.stdin.readline()
 
 @pytest.fixture(scope="module")
 def scraped(long_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
-    """The output of a job, and what the endpoint said after it."""
-    output, port = tmp_path_factory.mktemp("metrics") / "out", free_port()
+    """The output of a job, and what the endpoint said after it.
+
+    In two runs of five on 2026-11-27, beside other Rays, the agent lived and said nothing, and its endpoint was gone;
+    why was not found out. Then the job is run again beside a new one.
+    """
+    for _ in range(3):
+        output = tmp_path_factory.mktemp("metrics") / "out"
+        if (found := scraped_once(long_manifest, output)) is not None:
+            return output, found
+    raise AssertionError("three agents in a row had no endpoint")
+
+
+def scraped_once(long_manifest: Path, output: Path) -> dict[str, float] | None:
+    port = free_port()
     command = [sys.executable, "-c", JOB, str(long_manifest), str(output), str(port)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             assert any(line == "done\n" for line in process.stdout)
-            found = scrape(port, num_shards=4)
+            return scrape(port, num_shards=4)
         finally:
             process.communicate("\n")
-    return output, found
 
 
-def scrape(port: int, *, num_shards: int, within_s: float = 120) -> dict[str, float]:
-    """Read the endpoint until all shards are done there: Ray passes values on every ten seconds."""
+def scrape(port: int, *, num_shards: int, within_s: float = 120) -> dict[str, float] | None:
+    """Read the endpoint until all shards are done there: Ray passes values on every ten seconds. None: it is gone."""
     give_up_at = time.monotonic() + within_s
     while True:
         try:
             text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
         except OSError as error:  # refused, reset or slow
-            text = f"the endpoint is not there yet: {error}"
+            text = f"the endpoint is not there: {error}"
+            if time.monotonic() > give_up_at - within_s + 30:
+                return None
         found = dict(samples(text))
         if found.get("shards state=done") == num_shards:
             return found

@@ -108,10 +108,11 @@ def test_the_mark_of_a_folder_in_a_bucket_is_not_in_it(s3_server: S3Server, s3_s
     assert s3_store.top() == ()
 
 
-def test_the_top_of_a_bucket_costs_one_request(s3_server: S3Server, s3_store: Store):
+def test_the_top_of_a_bucket_costs_one_request(s3_server: S3Server):
+    patient = open_store("s3://photos/some/out", StoreOptions())  # one that tries again would count twice
     for number in range(1100):
         s3_server.put("photos", f"some/out/a/{number}", b"")
-    assert s3_store.top() == ("a/",)
+    assert patient.top() == ("a/",)
     assert len(s3_server.log) == 1
 
 
