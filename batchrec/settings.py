@@ -44,13 +44,13 @@ class Settings:
         store = StoreOptions(values.pop("s3_endpoint"), values.pop("s3_region"), values.pop("s3_requester_pays"))
         if values["output"] is None:
             values["output"] = default_output(values[SOURCE.name])
-        values["output"] = _at_home(values["output"])
-        values[SOURCE.name] = tuple(map(_at_home, values[SOURCE.name]))
+        values["output"] = at_home(values["output"])
+        values[SOURCE.name] = tuple(map(at_home, values[SOURCE.name]))
         return JobSpec(**values, image_limits=limits, store=store)
 
 
-def _at_home(path: str) -> str:
-    # No shell has looked at what stands in a job file or between quotes.
+def at_home(path: str) -> str:
+    """Return a path with ``~`` at its beginning put right: no shell looked into a job file or between quotes."""
     return str(Path(path).expanduser()) if path.startswith("~") else path
 
 

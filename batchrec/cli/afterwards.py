@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchrec.cli.outputs import at_home, open_named, output_verb
+from batchrec.cli.outputs import home_path, open_named, output_verb
 from batchrec.cli.running import print_summary, run_shown
 from batchrec.errors import CODES, ErrorCode, Stopped, UsageError
 from batchrec.redacting import shown
@@ -36,7 +36,12 @@ _RETRYABLE = ", ".join(code.value for code, facts in CODES.items() if facts.retr
 )
 @click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="Setting that is to differ from the job's own")
 @click.option(
-    "-o", "--output", "target", callback=at_home, metavar="DIR", help="Folder of the retry [default: OUTPUT.retry-NNNN]"
+    "-o",
+    "--output",
+    "target",
+    callback=home_path,
+    metavar="DIR",
+    help="Folder of the retry [default: OUTPUT.retry-NNNN]",
 )
 @click.option("--takeover", is_flag=True, help="Take it over from another coordinator")
 @click.option("--keep-credentials", is_flag=True, help="Keep URIs with credentials in that folder, to read them again")
@@ -91,7 +96,13 @@ def _nothing_to_retry(parent: OpenedOutput, as_json: bool) -> int:
 @output_verb
 @click.option("--merged", is_flag=True, help="With the rows of its retries in their places")
 @click.option(
-    "-o", "--output", "target", callback=at_home, metavar="TARGET", required=True, help="New folder, or a file.parquet"
+    "-o",
+    "--output",
+    "target",
+    callback=home_path,
+    metavar="TARGET",
+    required=True,
+    help="New folder, or a file.parquet",
 )
 def export(
     output: str, s3_endpoint: str | None, s3_region: str | None, as_json: bool, merged: bool, target: str
@@ -106,7 +117,7 @@ def export(
 @click.command()
 @output_verb
 @click.option("--merged", is_flag=True, help="With the rows of its retries in their places")
-@click.option("-o", "--output", "target", callback=at_home, metavar="NEW", required=True, help="New folder")
+@click.option("-o", "--output", "target", callback=home_path, metavar="NEW", required=True, help="New folder")
 def compact(
     output: str, s3_endpoint: str | None, s3_region: str | None, as_json: bool, merged: bool, target: str
 ) -> int:

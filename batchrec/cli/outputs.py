@@ -6,7 +6,6 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -17,6 +16,7 @@ from batchrec.errors import OutputError, Stopped
 from batchrec.output.layout import Layout
 from batchrec.output.opening import OpenedOutput, open_output
 from batchrec.redacting import shown
+from batchrec.settings import at_home
 from batchrec.spec import StoreOptions
 from batchrec.storage import KeyMissing
 
@@ -36,14 +36,14 @@ def store_flags(function: _F) -> _F:
     return function
 
 
-def at_home(_: click.Context, __: click.Parameter, path: str | None) -> str | None:
-    """Return a path with ``~`` in the place of the home folder put right: no shell looked between quotes."""
-    return str(Path(path).expanduser()) if path is not None and path.startswith("~") else path
+def home_path(_: click.Context, __: click.Parameter, path: str | None) -> str | None:
+    """Put a path from the command line right, where one is given."""
+    return at_home(path) if path is not None else None
 
 
 def output_verb(function: _F) -> _F:
     """Add what every verb on an output folder takes."""
-    return click.argument("output", callback=at_home)(store_flags(function))
+    return click.argument("output", callback=home_path)(store_flags(function))
 
 
 def open_named(output: str, s3_endpoint: str | None, s3_region: str | None) -> OpenedOutput:

@@ -16,7 +16,7 @@ from typing import Any
 from batchrec.errors import OutputError
 from batchrec.manifest.definition import Manifest
 from batchrec.models.bundle import ModelSpec
-from batchrec.output.layout import OUTPUT_KEY, PREDICTIONS_PREFIX, SUCCESS_KEY, job_id_of
+from batchrec.output.layout import OUTPUT_KEY, PREDICTIONS_PREFIX, job_id_of, lost_its_binding
 from batchrec.output.schema import SCHEMA_VERSION
 from batchrec.redacting import shown
 from batchrec.spec import JobSpec
@@ -152,7 +152,7 @@ def refuse_foreign_content(store: Store, parts_prefix: str = PREDICTIONS_PREFIX)
             f"the output folder {store.url} holds other things already",
             found=", ".join(map(shown, foreign[:_MAX_NAMED])) + more,
             advice=_LOST_BINDING
-            if {SUCCESS_KEY, "_batchrec/"} <= set(names)
+            if lost_its_binding(names)
             else "name a folder of its own with -o: a new one, or an empty one",
         )
 

@@ -27,7 +27,8 @@ _LOCAL_ENVIRONMENT = {
 _OBJECT_STORE_BYTES = 100 * 2**20
 #: Without these Ray ends its driver, after up to a minute, with a log line and exit code 1.
 _VITAL = ("raylet", "gcs_server")
-_ENDING = (signal.SIGTERM, signal.SIGHUP)
+#: Signals that ask a process to end.
+ENDING = (signal.SIGTERM, signal.SIGHUP)
 #: Resource of the node that is the head.
 _HEAD = "node:__internal_head__"
 
@@ -136,7 +137,7 @@ def _deaf_children() -> Iterator[None]:
 
     They are killed when this process ends. Ray does the same for SIGINT.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield
     finally:

@@ -25,14 +25,13 @@ from batchrec.engine.pool import (
     WorkerLost,
     WorkerReady,
 )
-from batchrec.engine.ray_connection import cluster_nodes, num_pending_nodes
+from batchrec.engine.ray_connection import ENDING, cluster_nodes, num_pending_nodes
 from batchrec.engine.ray_help import RayHelp
 from batchrec.errors import ClusterLost
 from batchrec.records import Attempt
 
 _IDLE_S = 0.1
 _COUNT_EVERY_S = 1.0
-_ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(slots=True)
@@ -237,7 +236,7 @@ def _signals_afterwards() -> Iterator[None]:
         yield
         return
     came: list[signal.Signals] = []
-    handlers = {number: signal.signal(number, lambda sent, _: came.append(signal.Signals(sent))) for number in _ENDING}
+    handlers = {number: signal.signal(number, lambda sent, _: came.append(signal.Signals(sent))) for number in ENDING}
     try:
         yield
     finally:

@@ -61,7 +61,7 @@ class Origin:
         parent_job_id: The job it is a retry of.
         parent_output: Where that one wrote.
         parent_row: Column of the manifest, and of the predictions, with each row's position in the parent.
-        manifest_root: Folder relative image URIs start from.
+        manifest_root: Folder relative image URIs started from, for people: it may have moved since.
         files: The manifest.
         max_failure_rate: What the job is held to that was submitted; a retry by itself is held to nothing.
         nonce: That of its parent's record; empty in those made before it was kept.

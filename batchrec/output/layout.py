@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,11 @@ ORIGIN_KEY = RETRY_PREFIX + "RETRY.json"
 QUARANTINE_PREFIX = "_batchrec/quarantine/"
 
 _PART_NAME = re.compile(r"part-(\d{8,})\.parquet")
+
+
+def lost_its_binding(names: Collection[str]) -> bool:
+    """Whether the top of a folder without ``OUTPUT.json`` is that of a complete output all the same."""
+    return {SUCCESS_KEY, "_batchrec/"} <= set(names)
 
 
 def job_id_of(identity: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batchrec.errors import OutputError
-from batchrec.output.layout import OUTPUT_KEY, REPORT_KEY, Layout
+from batchrec.output.layout import OUTPUT_KEY, REPORT_KEY, Layout, lost_its_binding
 from batchrec.output.schema import ERROR
 from batchrec.output.seal import Seal, read_seal, standing_parts
 from batchrec.output.tables import read_table
@@ -63,7 +63,7 @@ class Output:
                 raise ValueError(f"job_id is {record['job_id']!r}")
             return cls(store, record["job_id"], dict(record["identity"]), options)
         except KeyMissing as error:
-            if "_SUCCESS" in (names := store.top()) and "_batchrec/" in names:
+            if lost_its_binding(store.top()):
                 raise OutputError(
                     f"{url} was the output of a job, and what binds it to that job is gone",
                     found=f"_SUCCESS, and no {OUTPUT_KEY}",
