@@ -199,6 +199,7 @@ def worker_job(job: Job, store: Store) -> WorkerJob:
         embedding=job.embedding,
         decode_within_s=spec.decode_within_s,
         shrink_to=job.model.preprocess.shrink_to(spec.decoding),
+        nvjpeg=spec.decoding == "nvjpeg",
         first_reads=None if spec.max_requests is None else FIRST_SHARE,
         decode_helpers=spec.decode_helpers,
         facts=part_facts(job),

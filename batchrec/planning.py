@@ -10,7 +10,7 @@ from batchrec.engine.devices import Placement
 from batchrec.engine.identity import Identity, bound_identity, identify, refuse_foreign_content, refuse_other_job
 from batchrec.engine.int8_record import standing_quantised
 from batchrec.engine.sites import Site, site_of
-from batchrec.errors import AccessError, OutputError
+from batchrec.errors import AccessError, ModelError, OutputError
 from batchrec.manifest.definition import Manifest
 from batchrec.manifest.planning import Plan, plan_shards, rows_per_shard
 from batchrec.manifest.reading import open_manifest
@@ -109,7 +109,7 @@ def plan_job(spec: JobSpec, *, site: Site | None = None, model: ModelSpec | None
 
     Raises:
         UsageError: ``--allow-http`` names no host.
-        Refused: The manifest, the model or the output cannot be used.
+        Refused: The manifest, the model, the output or the way of decoding cannot be used.
     """
     if missing := [root for root in spec.input_roots if not Path(root).is_dir()]:
         raise AccessError("an --input-root is not a folder", found=missing[0], advice="correct or drop it")
@@ -118,7 +118,7 @@ def plan_job(spec: JobSpec, *, site: Site | None = None, model: ModelSpec | None
     model = model or resolve_model(spec.model, labels=spec.labels)
     embedding = resolve_embedding(spec.embeddings, model)
     site = site or site_of(spec)
-    placement = site.place(spec)
+    placement = _place(site, spec)
     store = open_store(spec.output, spec.store)
     standing = bound_identity(store)
     precision = _precision(spec.precision, placement.device, standing)
@@ -156,6 +156,16 @@ def plan_job(spec: JobSpec, *, site: Site | None = None, model: ModelSpec | None
         complete=complete,
         embedding=embedding,
     )
+
+
+def _place(site: Site, spec: JobSpec) -> Placement:
+    """Decide where workers run, and refuse a way of decoding that is not to be had there."""
+    placement = site.place(spec)
+    if spec.decoding == "nvjpeg" and placement.device == "cpu":
+        raise ModelError(
+            "nvJPEG decodes on a CUDA device", found="workers run on the CPU", advice="leave --decoding nvjpeg out"
+        )
+    return placement
 
 
 def _precision(asked: str, device: str, standing: Identity | None) -> str:

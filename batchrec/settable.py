@@ -215,7 +215,7 @@ SETTINGS: tuple[Setting, ...] = (
         "decoding",
         "--decoding",
         TEXT,
-        "exact, or scaled: JPEGs of twice the model's size or more are shrunk while decoding",
+        "exact; scaled: JPEGs of twice the model's size or more are shrunk while decoding; nvjpeg: the GPU decodes too",
         choices=DECODINGS,
         default="exact",
     ),

@@ -12,7 +12,7 @@ from batchrec.kinds import fits
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 EMBEDDINGS = ("off", "float16", "float32")
-DECODINGS = ("exact", "scaled")
+DECODINGS = ("exact", "scaled", "nvjpeg")
 POOLS = ("ray", "inline")
 DEVICES = ("auto", "cpu", "cuda")
 BACKENDS = ("auto", "openvino", "torch-inductor", "torch-eager")
@@ -70,7 +70,8 @@ class JobSpec:
         top_k: Labels kept for each image.
         embeddings: What each image's embedding is kept as, or ``off``.
         precision: Class of arithmetic; ``auto`` is resolved once by the coordinator.
-        decoding: ``exact``, or ``scaled``: JPEGs far larger than the model's input are shrunk while they are decoded.
+        decoding: ``exact``; ``scaled``: JPEGs far larger than the model's input are shrunk while they are decoded;
+            ``nvjpeg``: the model's CUDA device decodes JPEGs too while it would else wait.
         limit: Only the first rows of the manifest.
         manifest_root: Folder relative image URIs start from, where the manifest itself is a staged copy.
         image_limits: What is refused before decoding.

@@ -1,6 +1,6 @@
 """One GPU kept busy from files on a local disk, in one process and without Ray; a tuned DataLoader beside it.
 
-    python benchmarks/cuda.py [--images 64000] [--architecture resnet50] [--rounds 3]
+    python benchmarks/cuda.py [--images 64000] [--architecture resnet50] [--rounds 3] [--decoding nvjpeg]
     python benchmarks/cuda.py --device cpu --images 200 --rounds 1   # only to see that it runs
 
 Draws images, then measures each term of the limit alone, then the whole job and the DataLoader in turn. The limit
@@ -158,7 +158,13 @@ def ours(arguments: argparse.Namespace, manifest: Path, model: str, out: Path) -
     """Run the whole job, say how it went, and return its images a second from first to last row."""
     with busy_shares(arguments.device) as shares:
         summary = batchrec.submit(
-            str(manifest), output=str(out), model=model, pool="inline", device=arguments.device, top_k=1
+            str(manifest),
+            output=str(out),
+            model=model,
+            pool="inline",
+            device=arguments.device,
+            decoding=arguments.decoding,
+            top_k=1,
         )
     steady_from, steady_to = summary.start_s, summary.start_s + summary.steady_s
     at_work = [share for second, share in shares if steady_from < second < steady_to]
@@ -193,6 +199,7 @@ def main() -> None:
     parser.add_argument("--distinct", type=int, default=2000)
     parser.add_argument("--architecture", default="resnet50")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--decoding", choices=("exact", "nvjpeg"), default="exact")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", help="where to draw; a disk in memory is best, e.g. /dev/shm")
     arguments = parser.parse_args()

@@ -10,6 +10,7 @@ from batchrec.engine.devices import Placement
 from batchrec.engine.identity import bind
 from batchrec.engine.sites import ThisProcess
 from batchrec.errors import ModelError, OutputError
+from batchrec.job import worker_job
 from batchrec.manifest.planning import plan_shards
 from batchrec.models.backends import hardware
 from batchrec.output.layout import Layout
@@ -65,3 +66,11 @@ def test_a_job_is_not_resumed_on_a_device_that_cannot_compute_as_it_began(
     bind(open_store(spec.output, StoreOptions()), job.identity)
     with pytest.raises(ModelError, match=f"{begun} is for"):
         plan_job(spec.replace(device="cpu" if begun == "fp16" else "auto"), site=resumed)
+
+
+def test_nvjpeg_is_refused_where_workers_run_on_the_cpu(spec: JobSpec) -> None:
+    with pytest.raises(ModelError, match="nvJPEG decodes on a CUDA device"):
+        plan_job(spec.replace(decoding="nvjpeg", device="cpu"))
+    job = plan_job(spec.replace(decoding="nvjpeg"), site=GpusElsewhere())
+    assert worker_job(job, open_store(spec.output, spec.store)).nvjpeg
+    assert job.identity.fields["decoding"] == "nvjpeg"

@@ -147,10 +147,10 @@ class Helping:
             self._call(change, now) if change > 0 else self._dismiss(-change)
 
     def _read(self, now: float) -> Reading:
-        num_ok, num_errors = self._stream.counts()
+        num_ok, num_errors = self._stream.tally.counts()
         waiting, lendable = self._bench.num_waiting() > 0, self._bench.has_rows()
         num_images = num_ok + num_errors.total()
-        return Reading(now, self._stream.device_s(), num_images, self._num_helped, waiting, lendable)
+        return Reading(now, self._stream.tally.device_s(), num_images, self._num_helped, waiting, lendable)
 
     def _call(self, wanted: int, now: float) -> None:
         if (most := min(wanted, self._most - len(self._helpers))) <= 0:

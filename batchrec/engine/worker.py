@@ -17,7 +17,7 @@ from batchrec.engine.helping import Helping
 from batchrec.engine.identity import require_same_output
 from batchrec.engine.pool import LiveCounts
 from batchrec.engine.systemic import refuse_systemic
-from batchrec.engine.worker_job import WorkerJob, open_decoder, open_model, open_reader
+from batchrec.engine.worker_job import WorkerJob, open_decoder, open_model, open_nvjpeg, open_reader
 from batchrec.errors import AccessError, AccessLost
 from batchrec.manifest.rows import RowReader, Rows
 from batchrec.models.backends import Backend
@@ -77,6 +77,7 @@ class Worker:
             top_k=min(job.top_k, job.model.num_outputs),
             embedding=job.embedding,
             decoder_apart=Decoder(job.model.preprocess, job.limits, self._apart.read),
+            nvjpeg=open_nvjpeg(job, backend.device),
             hands=self._hands,
         )
         if help_pool is not None and _may_be_helped(job, backend):
@@ -153,7 +154,7 @@ class Worker:
                 return self._publish(attempt, rows, predictions)
         except Exception:
             assert self._stream is not None, "it predicted them"
-            self._stream.uncount(predictions.stats)  # they are done again, and count then
+            self._stream.tally.uncount(predictions.stats)  # they are done again, and count then
             raise
 
     def _find(self, shard: int) -> PartFooter | None:
@@ -163,7 +164,7 @@ class Worker:
     def _take_over(self, found: PartFooter) -> ShardResult:
         assert self._stream is not None, "start() comes first"
         stats, now = ShardStats(num_ok=found.num_ok, num_errors=Counter(found.num_errors)), time.time()
-        self._stream.count(stats)
+        self._stream.tally.count(stats)
         self._notes.settle(found.shard)
         return ShardResult(found.shard, found.attempt_id, False, stats, first_row_at=now, last_row_at=now)
 
@@ -206,7 +207,7 @@ class Worker:
         """Return how many images this worker has finished with, in published shards or not, and how full it is."""
         if self._stream is None:
             return LiveCounts()
-        num_ok, num_errors = self._stream.counts()
+        num_ok, num_errors = self._stream.tally.counts()
         return LiveCounts(
             num_ok,
             num_errors.total(),

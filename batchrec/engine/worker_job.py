@@ -9,8 +9,10 @@ from batchrec.errors import ModelError
 from batchrec.manifest.definition import Manifest
 from batchrec.models.backends import Backend, open_backend
 from batchrec.models.backends.halving import is_out_of_memory
+from batchrec.models.backends.queues import CudaDevice
 from batchrec.models.bundle import ModelSpec
 from batchrec.pipeline.decoding import Decoder, PictureReader
+from batchrec.pipeline.nvjpeg import NvJpegDecoder
 from batchrec.records import EmbeddingSpec
 from batchrec.spec import DECODE_WITHIN_S, ImageLimits, StoreOptions
 from batchrec.storage import ImageReader, UriPolicy
@@ -38,6 +40,7 @@ class WorkerJob:
         decode_within_s: Seconds one image may take to decode.
         decode_helpers: Most decode helpers of one worker; as many as there is room for when None.
         shrink_to: Pixels of either side to which JPEGs may be shrunk while they are decoded; never when None.
+        nvjpeg: Whether the model's device decodes JPEGs too while it would else wait.
         first_reads: Images it may read at once before it is told of more; as many as it likes when None.
         facts: What goes into each part's footer, for people.
     """
@@ -59,6 +62,7 @@ class WorkerJob:
     decode_within_s: float = DECODE_WITHIN_S
     decode_helpers: int | None = None
     shrink_to: int | None = None
+    nvjpeg: bool = False
     first_reads: int | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
 
@@ -74,6 +78,15 @@ def open_reader(job: WorkerJob) -> ImageReader:
 def open_decoder(job: WorkerJob) -> Decoder:
     """Return what decodes them in this process."""
     return Decoder(job.model.preprocess, job.limits, PictureReader(job.limits, job.shrink_to).read)
+
+
+def open_nvjpeg(job: WorkerJob, device: str) -> NvJpegDecoder | None:
+    """Return what decodes them on the model's device; None where the job is to have them decoded by cores alone.
+
+    Raises:
+        ModelError: nvJPEG is not to be had here.
+    """
+    return NvJpegDecoder(job.model.preprocess, job.limits, CudaDevice(device)) if job.nvjpeg else None
 
 
 def open_model(job: WorkerJob) -> tuple[Backend, str]:

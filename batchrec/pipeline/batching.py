@@ -16,20 +16,10 @@ from math import inf
 import numpy as np
 
 from batchrec.pipeline.collecting import Collector
+from batchrec.pipeline.waiting import FetchedImage, WaitingImages
 
-
-@dataclass(slots=True)
-class FetchedImage:
-    """An encoded image waiting to be decoded, or being decoded."""
-
-    collector: Collector
-    row: int
-    data: bytes
-
-    def let_go(self) -> int:
-        """Forget the bytes, and return how many there were, once."""
-        num_bytes, self.data = len(self.data), b""
-        return num_bytes
+#: Batches given to the model or waiting for it, below which its device has time for something else.
+_STARVING_BELOW = 2
 
 
 class Room:
@@ -109,9 +99,10 @@ class Workbench:
         self._room_ready = threading.Condition(lock)
         self._work_ready = threading.Condition(lock)  # for who decodes, whether or not it predicts too
         self._batch_ready = threading.Condition(lock)  # for who only predicts: an image must not wake it
+        self._device_idle = threading.Condition(lock)  # for who decodes on the model's device
         self._lock = lock
         self._sources: deque[Source] = deque()
-        self._images: deque[FetchedImage] = deque()
+        self._images = WaitingImages()
         self._batches: deque[Batch] = deque()
         self._free_slabs: list[np.ndarray] = []
         self._open: Batch | None = None
@@ -119,6 +110,7 @@ class Workbench:
         self._num_wanting_room = 0
         self._num_reads = 0
         self._num_upstream = 0
+        self._num_predicting = 0
         self._closed = False
 
     def add_shard(self, collector: Collector) -> None:
@@ -171,8 +163,9 @@ class Workbench:
     def put_image(self, image: FetchedImage) -> None:
         """Put an encoded image, whose bytes are held already, down to be decoded."""
         with self._lock:
-            self._images.append(image)
+            self._images.put(image)
             self._work_ready.notify()
+            self._device_idle.notify()
 
     def next_work(self, *, decodes: bool, predicts: bool) -> FetchedImage | Batch | None:
         """Take a full batch, or else the next image to decode, as the caller can do; None once closed."""
@@ -180,10 +173,27 @@ class Workbench:
             while not self._closed:
                 if predicts and self._batches:
                     self._work_ready.notify_all()  # decoders held back by the batches that wait
+                    self._num_predicting += 1
                     return self._batches.popleft()
                 if decodes and self._images and len(self._batches) < self._max_ready_batches:
-                    return self._images.popleft()
+                    return self._images.take()
                 (self._work_ready if decodes else self._batch_ready).wait()
+            return None
+
+    def next_together(self, least: int, most: int, most_pixels: int) -> list[FetchedImage] | None:
+        """Take images for the model's device, which has nothing better to do; None once closed.
+
+        Args:
+            least: How many must wait: fewer are left to the cores.
+            most: How many are taken.
+            most_pixels: Of all of them together.
+        """
+        with self._lock:
+            while not self._closed:
+                is_starving = len(self._batches) + self._num_predicting < _STARVING_BELOW
+                if is_starving and self._images.num_for_device >= least:
+                    return self._images.take_together(most, most_pixels)
+                self._device_idle.wait()
             return None
 
     def drop(self, num_bytes: int) -> None:
@@ -214,6 +224,8 @@ class Workbench:
         """Return a batch whose scores are out, so that its slab is used again."""
         with self._lock:
             self._free_slabs.append(batch.slab)
+            self._num_predicting -= 1
+            self._device_idle.notify()
 
     def num_reading(self) -> int:
         """Return how many rows were taken to be fetched and are not read yet."""
@@ -232,7 +244,7 @@ class Workbench:
         """Wake every waiting thread and give it nothing."""
         with self._lock:
             self._closed = True
-            for waiting in (self._rows_ready, self._room_ready, self._work_ready, self._batch_ready):
+            for waiting in (self._rows_ready, self._room_ready, self._work_ready, self._batch_ready, self._device_idle):
                 waiting.notify_all()
 
     def _may_take(self) -> bool:

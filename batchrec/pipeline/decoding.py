@@ -81,8 +81,12 @@ class Picture:
     @property
     def facts(self) -> ImageFacts:
         """What is worth knowing of it, upright."""
-        width, height = self.size if self.orientation < 5 else self.size[::-1]
-        return ImageFacts(width, height)
+        return facts_of(self.size, self.orientation)
+
+
+def facts_of(size: tuple[int, int], orientation: int) -> ImageFacts:
+    """Return the facts of an image by its stored width and height and its EXIF orientation, 1 to 8."""
+    return ImageFacts(*(size if orientation < 5 else size[::-1]))
 
 
 class PictureReader:

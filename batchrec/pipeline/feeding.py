@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchrec.models.backends import Scores
-from batchrec.pipeline.batching import FetchedImage
 from batchrec.pipeline.collecting import Collector
 from batchrec.pipeline.decoding import Decoder
 from batchrec.pipeline.hands import Hands
 from batchrec.pipeline.lending import Slab
 from batchrec.pipeline.resizing import Pixels
 from batchrec.pipeline.stream import Stream
+from batchrec.pipeline.waiting import FetchedImage
 from batchrec.storage import ImageReader
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from batchrec.models.preprocessing import Preprocess
 
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
@@ -128,28 +130,43 @@ class Resizer:
         """Resize and crop the RGB array (height, width, 3) of an image of ``size``, turning the result upright."""
         window = window_of(size, orientation, self._preprocess, (pixels.shape[1], pixels.shape[0]))
         if window.is_needle:
-            return _upright(self._from_part(Image.fromarray(pixels), window), orientation)
-        return _upright(self._with_torch(pixels, window), orientation)
+            return upright(self._from_part(Image.fromarray(pixels), window), orientation)
+        return upright(self._with_torch(pixels, window), orientation)
+
+    def from_planes(self, images: Tensor, orientation: int) -> Tensor:
+        """Resize and crop uint8 (images, 3, height, width) on the device they lie on, and turn nothing.
+
+        In floats, as devices have no other kernel, and rounded once: within a level or two of :meth:`from_array`.
+
+        Returns:
+            uint8 (images, crop, crop, 3) on that device.
+        """
+        window = window_of((images.shape[3], images.shape[2]), orientation, self._preprocess)
+        kept = self._resized(images.float(), window)
+        return kept.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1)
 
     def from_image(self, image: Image.Image, orientation: int) -> Pixels:
         """Resize and crop a loaded RGB image exactly as the reference does, turning the result upright."""
         window = window_of(image.size, orientation, self._preprocess)
         if window.is_needle:
-            return _upright(self._from_part(image, window), orientation)
+            return upright(self._from_part(image, window), orientation)
         columns, rows = window.columns, window.rows
         resized = image.resize((columns.resized, rows.resized), self._filter)
-        return _upright(np.asarray(resized.crop((columns.start, rows.start, columns.end, rows.end))), orientation)
+        return upright(np.asarray(resized.crop((columns.start, rows.start, columns.end, rows.end))), orientation)
 
     def _with_torch(self, pixels: Pixels, window: Window) -> Pixels:
-        """Resize up to the far corner of the window, which leaves every kept pixel as in a whole resize."""
-        rows, columns = window.rows, window.columns
-        needed = math.ceil((rows.end + self._support) * rows.scale) + self._support + 1
         # As a batch before its axes are renamed: so torch sees that a pixel's colours lie together, and keeps them so.
-        image = self._from_numpy(pixels[:needed]).unsqueeze(0).permute(0, 3, 1, 2)
-        size = [rows.end_beside(image.shape[2]), columns.end_beside(image.shape[3])]
-        resized = self._kernel(image, size, False, 1 / rows.scale, 1 / columns.scale)
-        kept: Pixels = resized[0, :, rows.start : rows.end, columns.start : columns.end].permute(1, 2, 0).numpy()
+        image = self._from_numpy(pixels).unsqueeze(0).permute(0, 3, 1, 2)
+        kept: Pixels = self._resized(image, window)[0].permute(1, 2, 0).numpy()
         return kept
+
+    def _resized(self, images: Tensor, window: Window) -> Tensor:
+        """Resize (images, 3, height, width) up to the window's far corner: what is kept is as in a whole resize."""
+        rows, columns = window.rows, window.columns
+        needed = images[:, :, : math.ceil((rows.end + self._support) * rows.scale) + self._support + 1]
+        size = [rows.end_beside(needed.shape[2]), columns.end_beside(needed.shape[3])]
+        resized: Tensor = self._kernel(needed, size, False, 1 / rows.scale, 1 / columns.scale)
+        return resized[:, :, rows.start : rows.end, columns.start : columns.end]
 
     def _from_part(self, image: Image.Image, window: Window) -> Pixels:
         """Resize the part of a needle under the window; within a level or two of resizing all of it."""
@@ -172,7 +189,8 @@ class Resizer:
         return max(0, first), min(axis.source, last)
 
 
-def _upright(pixels: Pixels, orientation: int) -> Pixels:
+def upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Turn (height, width, 3) as its EXIF orientation says, 1 to 8."""
     if orientation == 1:
         return pixels
     if orientation >= _TRANSPOSED:

@@ -4,8 +4,8 @@
 
 Shards overlap: the stream does not drain between two of them, so the model never waits for a shard's
 tail. On a CPU the same threads decode and predict: a full batch goes first, else the next image. So
-decoding and the model never fight over cores, and no core idles while either has work. On CUDA one
-thread feeds the device and the others only decode.
+decoding and the model never fight over cores, and no core idles while either has work. On CUDA some
+threads feed the device and the others only decode; where it is asked for, the device decodes too what they leave.
 """
 
 from __future__ import annotations
@@ -13,22 +13,25 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from itertools import groupby
 from operator import itemgetter
 
-from batchrec.errors import ErrorCode, ImageError
+from batchrec.errors import ImageError
 from batchrec.models.backends import Backend
-from batchrec.pipeline.batching import Batch, FetchedImage, Room
+from batchrec.pipeline.batching import Batch, Room
 from batchrec.pipeline.collecting import Collector, Images, ShardPredictions
 from batchrec.pipeline.decoding import Decoder, ImageFacts
 from batchrec.pipeline.hands import Hands
+from batchrec.pipeline.jpeg import JpegHeader
 from batchrec.pipeline.lending import LendingBench
+from batchrec.pipeline.nvjpeg import NvJpegDecoder
 from batchrec.pipeline.resizing import Pixels
+from batchrec.pipeline.tally import Tally
+from batchrec.pipeline.together import DecodingTogether
+from batchrec.pipeline.waiting import FetchedImage
 from batchrec.records import EmbeddingSpec
-from batchrec.stats import ShardStats
 from batchrec.storage import ImageReader
 
 MAX_BUFFERED_BYTES = 128 * 2**20
@@ -46,6 +49,7 @@ class Stream:
         top_k: Labels the backend returns for each image.
         embedding: What is kept of each image's embedding; the backend returns them then.
         decoder_apart: Decodes rows that may have killed a worker; ``decoder`` when None.
+        nvjpeg: Decodes on the model's device what the cores leave; nobody does when None.
         hands: What its threads are at.
         max_buffered_bytes: Encoded images held, from before their bytes are read until they are decoded.
     """
@@ -60,11 +64,12 @@ class Stream:
         top_k: int,
         embedding: EmbeddingSpec | None = None,
         decoder_apart: Decoder | None = None,
+        nvjpeg: NvJpegDecoder | None = None,
         hands: Hands | None = None,
         max_buffered_bytes: int = MAX_BUFFERED_BYTES,
     ) -> None:
         self._reader, self._decoder, self._backend = reader, decoder, backend
-        self._decoder_apart = decoder_apart or decoder
+        self._decoder_apart, self._nvjpeg = decoder_apart or decoder, nvjpeg
         self._hands = hands or Hands()
         self._top_k, self._embedding = top_k, embedding
         self._under_way: set[Collector] = set()
@@ -75,9 +80,7 @@ class Stream:
             max_ready_batches=backend.concurrency + 1,
             max_reads=reader.concurrency,
         )
-        self._count_lock = threading.Lock()
-        self._num_ok, self._num_errors = 0, Counter[str]()
-        self._device_s = 0.0
+        self._tally = Tally()
         self._start_lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self.num_fetch_threads, self._most_fetch_threads = 0, math.inf
@@ -94,6 +97,8 @@ class Stream:
         else:
             loops += [("predict", lambda: self._compute_all(decodes=False, predicts=True))] * num_predicting
             loops += [("decode", self._decode_all)] * num_threads
+        if self._nvjpeg is not None:
+            loops.append(("nvjpeg", DecodingTogether(self._bench, self._nvjpeg, self._hands).run))
         return loops
 
     def _start(self, name: str, loop: Callable[[], None]) -> None:
@@ -149,26 +154,10 @@ class Stream:
         """Where others may take rows and put pixels down."""
         return self._bench
 
-    def device_s(self) -> float:
-        """Return the seconds the model has been at work, over all forward passes that are through."""
-        return self._device_s
-
-    def counts(self) -> tuple[int, Counter[str]]:
-        """Return how many images have ended with a prediction, and how many without one by error code."""
-        with self._count_lock:
-            return self._num_ok, self._num_errors.copy()
-
-    def count(self, stats: ShardStats) -> None:
-        """Count the images of a shard that another worker did."""
-        with self._count_lock:
-            self._num_ok += stats.num_ok
-            self._num_errors += stats.num_errors
-
-    def uncount(self, stats: ShardStats) -> None:
-        """Count the images of a shard no longer: it ended, and was not published."""
-        with self._count_lock:
-            self._num_ok -= stats.num_ok
-            self._num_errors -= stats.num_errors
+    @property
+    def tally(self) -> Tally:
+        """How many images have ended, and how."""
+        return self._tally
 
     def num_reading(self) -> int:
         """Return how many images are being read."""
@@ -232,9 +221,12 @@ class Stream:
             self._fail(collector, row, error.bare(), room.num_bytes, 0.0)
         else:
             collector.fetched(row, len(data), time.perf_counter() - began - room.waited_s, self._reader.concurrency())
-            self._bench.put_image(FetchedImage(collector, row, data))
+            self._bench.put_image(FetchedImage(collector, row, data, self._suits_device(collector, row, data)))
         finally:
             hand.lay_down()
+
+    def _suits_device(self, collector: Collector, row: int, data: bytes) -> JpegHeader | None:
+        return self._nvjpeg.takes(data) if self._nvjpeg is not None and row not in collector.apart else None
 
     def _read(self, collector: Collector, row: int, room: Room) -> bytes:
         if collector.images is not None and (data := collector.images.read(row, room.reserve)) is not None:
@@ -272,8 +264,7 @@ class Stream:
 
     def _fail(self, collector: Collector, row: int, error: ImageError, num_bytes: int, decode_s: float) -> None:
         self._bench.drop(num_bytes)
-        with self._count_lock:
-            self._num_errors[error.code.value] += 1
+        self._tally.failed(error.code)
         collector.fail(row, error, decode_s)
 
     def _predict(self, batch: Batch) -> None:
@@ -288,11 +279,7 @@ class Stream:
         took_s = time.perf_counter() - began
         each_s = took_s / len(batch.rows)
         num_ok = int(scores.are_numbers()[: len(batch.rows)].sum())
-        with self._count_lock:
-            self._num_ok += num_ok
-            if num_ok < len(batch.rows):
-                self._num_errors[ErrorCode.PREDICTION_FAILED.value] += len(batch.rows) - num_ok
-            self._device_s += took_s
+        self._tally.predicted(num_ok, len(batch.rows) - num_ok, took_s)
         slot = 0
         for collector, group in groupby(batch.rows, key=itemgetter(0)):
             rows = [row for _, row in group]

@@ -157,7 +157,7 @@ def test_rows_decoded_by_helpers_are_as_those_decoded_here(open_helped: Open, nu
     for uris, future in zip(given, futures, strict=True):
         assert_as_without_help(uris, future.result(timeout=30))
     num_ok = sum(uri[0].isdigit() for uris in given for uri in uris)
-    assert (stream.counts()[0], stream.counts()[1].total()) == (num_ok, 3 * 500 - num_ok)
+    assert (stream.tally.counts()[0], stream.tally.counts()[1].total()) == (num_ok, 3 * 500 - num_ok)
 
 
 def test_no_more_helpers_are_called_than_asked_for(open_helped: Open) -> None:

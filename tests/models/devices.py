@@ -77,8 +77,10 @@ class _Queue:
     def step(self) -> None:
         """Do the next thing, and first whatever in another queue it has to come after."""
         step = self.pending.popleft()
-        step.reach() if isinstance(step, _Mark) else step()
-        self.num_done += 1
+        try:
+            step.reach() if isinstance(step, _Mark) else step()
+        finally:
+            self.num_done += 1
 
 
 @dataclass

@@ -20,12 +20,13 @@ from batchrec.errors import ErrorCode, ImageError
 from batchrec.models.backends import Scores
 from batchrec.models.backends.scores import scores_from_logits
 from batchrec.models.preprocessing import Preprocess
-from batchrec.pipeline.batching import Batch, FetchedImage, Room, Workbench
+from batchrec.pipeline.batching import Batch, Room, Workbench
 from batchrec.pipeline.collecting import Collector
 from batchrec.pipeline.decoding import Decoder, Picture, PictureReader
 from batchrec.pipeline.hands import Hands
 from batchrec.pipeline.noting import Notes
 from batchrec.pipeline.stream import Stream
+from batchrec.pipeline.waiting import FetchedImage
 from batchrec.spec import ImageLimits, StoreOptions
 from batchrec.storage import ImageReader, UriPolicy, reading
 
@@ -228,7 +229,7 @@ def test_an_image_for_which_the_model_has_no_numbers_is_an_error_and_the_others_
     assert {row: error.code for row, error in found.errors.items()} == dict.fromkeys(
         range(10), ErrorCode.PREDICTION_FAILED
     )
-    assert stream.counts() == (10, {"prediction_failed": 10})
+    assert stream.tally.counts() == (10, {"prediction_failed": 10})
     assert (found.stats.num_ok, found.stats.num_errors) == (10, {"prediction_failed": 10})
     assert not found.top_scores[:10].any()
     assert np.isfinite(found.entropy).all()

@@ -1,0 +1,154 @@
+"""JPEGs decoded many at once by the device the model runs on: what its cores leave, while it would else wait.
+
+    images a device may decode -> nvJPEG -> resize and crop, those of one size together -> this process -> batches
+
+The pixels come back, so that batches are made as of any other: they go over the bus once more, 150 kB of an image, and
+nothing behind decoding knows where an image was decoded.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import groupby
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import simplejpeg
+
+from batchrec.errors import ImageError, ModelError
+from batchrec.pipeline.jpeg import END_MARKER, JpegHeader, read_jpeg_header
+from batchrec.pipeline.resizing import Resizer, upright, window_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from batchrec.models.backends.queues import Device
+    from batchrec.models.preprocessing import Preprocess
+    from batchrec.pipeline.resizing import Pixels
+    from batchrec.spec import ImageLimits
+
+    DecodeTogether = Callable[[list[Tensor]], list[Tensor]]
+
+#: Images of one call. What is fewer than the least is done sooner by the cores.
+LEAST_TOGETHER: Final = 16
+MOST_TOGETHER: Final = 128
+#: Of one call: decoded and resized in floats they take some 20 bytes a pixel of the device's memory.
+MOST_PIXELS: Final = 64_000_000
+_MOST_PIXELS_OF_ONE: Final = 16_000_000
+_END_WITHIN: Final = 64
+
+
+class NvJpegDecoder:
+    """Decodes plain baseline JPEGs on a device; which images those are is seen from their headers.
+
+    Args:
+        preprocess: What the model wants.
+        limits: What is refused from its header.
+        device: The model's device.
+        decode: Decodes encoded images, uint8 (bytes,), to uint8 (3, height, width) on the device, all or none;
+            nvJPEG through torchvision when None.
+
+    Raises:
+        ModelError: nvJPEG is not to be had here.
+    """
+
+    def __init__(
+        self, preprocess: Preprocess, limits: ImageLimits, device: Device, decode: DecodeTogether | None = None
+    ) -> None:
+        import torch
+
+        self._preprocess, self._resizer = preprocess, Resizer(preprocess)
+        self._most_pixels = min(limits.max_pixels, _MOST_PIXELS_OF_ONE)
+        self._decode_together = decode or _through_torchvision(device.name)
+        self._queue = device.new_queue()
+        self._alone = threading.Lock()
+        side = preprocess.crop
+        self._pixels = device.new_host_tensor((MOST_TOGETHER, side, side, 3), torch.uint8)
+        # Nothing writes into the encoded bytes.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        self._prove()
+
+    def _prove(self) -> None:
+        """Decode one small image, so that what is missing is found before the first batch."""
+        data = simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8))
+        try:
+            self._decode([(data, read_jpeg_header(data))], 0)
+        except (RuntimeError, AttributeError) as error:
+            raise ModelError(
+                "nvJPEG cannot decode here",
+                found=str(error).split("\n")[0][:200],
+                advice="leave --decoding nvjpeg out, or install a torchvision built with nvJPEG",
+            ) from error
+
+    def takes(self, data: bytes) -> JpegHeader | None:
+        """Return the header of an image it can decode; None leaves the image, and what is wrong with it, to a core.
+
+        Damage within a picture shows only while a core decodes it: what is cut off is left to the cores, and bits that
+        flipped are not seen by a device.
+        """
+        if data[:2] != b"\xff\xd8" or data.find(END_MARKER, max(0, len(data) - _END_WITHIN)) < 0:
+            return None
+        try:
+            jpeg = read_jpeg_header(data)
+        except (IndexError, ImageError):
+            return None
+        width, height = jpeg.size
+        if not (jpeg.is_plain and jpeg.has_one_scan and 0 < width * height <= self._most_pixels):
+            return None
+        return None if window_of(jpeg.size, jpeg.orientation, self._preprocess).is_needle else jpeg
+
+    def decode(self, images: Sequence[tuple[bytes, JpegHeader]]) -> list[Pixels | None]:
+        """Decode at most ``MOST_TOGETHER`` images; one caller at a time.
+
+        Returns:
+            Of each image uint8 (crop, crop, 3), upright and good until the next call; None where a core must say what
+            is the matter.
+        """
+        with self._alone:
+            return self._halving(images, 0)
+
+    def _halving(self, images: Sequence[tuple[bytes, JpegHeader]], first: int) -> list[Pixels | None]:
+        # One that cannot be decoded fails all that are decoded with it, and so does memory that runs out.
+        try:
+            return self._decode(images, first)
+        except RuntimeError:
+            if len(images) == 1:
+                return [None]
+        half = len(images) // 2
+        return self._halving(images[:half], first) + self._halving(images[half:], first + half)
+
+    def _decode(self, images: Sequence[tuple[bytes, JpegHeader]], first: int) -> list[Pixels | None]:
+        order: list[int] = []
+        self._queue.put(partial(self._put, images, first, order))
+        self._queue.mark().wait()
+        found: list[Pixels | None] = [None] * len(images)
+        for place, index in enumerate(order, first):
+            found[index] = upright(self._pixels[place].numpy(), images[index][1].orientation)
+        return found
+
+    def _put(self, images: Sequence[tuple[bytes, JpegHeader]], first: int, order: list[int]) -> None:
+        """Decode, resize and copy into this process's memory from place ``first`` on; note the order there."""
+        import torch
+
+        planes = self._decode_together([torch.from_numpy(np.frombuffer(data, np.uint8)) for data, _ in images])
+        kinds = [(jpeg.size, jpeg.orientation) for _, jpeg in images]
+        fitting = (i for i in range(len(images)) if tuple(planes[i].shape) == (3, *kinds[i][0][::-1]))
+        for kind, group in groupby(sorted(fitting, key=kinds.__getitem__), key=kinds.__getitem__):
+            alike = list(group)
+            places = slice(first + len(order), first + len(order) + len(alike))
+            kept = self._resizer.from_planes(torch.stack([planes[index] for index in alike]), kind[1])
+            self._pixels[places].copy_(kept, non_blocking=True)
+            order += alike
+
+
+def _through_torchvision(device: str) -> DecodeTogether:
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    # torchvision 0.29 says at each call that torchcodec will take its place.
+    warnings.filterwarnings(
+        "ignore", r"The image decoding and encoding capabilities of TorchVision", DeprecationWarning
+    )
+    return partial(decode_jpeg, mode=ImageReadMode.RGB, device=device)

@@ -1,0 +1,53 @@
+"""The thread that lets the model's device decode, many images at once, whatever the cores leave to it."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from batchrec.pipeline.batching import Workbench
+from batchrec.pipeline.decoding import facts_of
+from batchrec.pipeline.hands import Hands
+from batchrec.pipeline.nvjpeg import LEAST_TOGETHER, MOST_PIXELS, MOST_TOGETHER, NvJpegDecoder
+from batchrec.pipeline.waiting import FetchedImage
+
+
+class DecodingTogether:
+    """Takes images of a bench, has them decoded and puts them into its batches.
+
+    Args:
+        bench: Where images wait.
+        decoder: Decodes them.
+        hands: What its thread is at.
+    """
+
+    def __init__(self, bench: Workbench, decoder: NvJpegDecoder, hands: Hands) -> None:
+        self._bench, self._decoder, self._hands = bench, decoder, hands
+
+    def run(self) -> None:
+        """Go on until the bench is closed."""
+        while (images := self._bench.next_together(LEAST_TOGETHER, MOST_TOGETHER, MOST_PIXELS)) is not None:
+            left = deque(images)
+            try:
+                self._decode(left)
+            except Exception as error:  # noqa: BLE001  the border of a shard: a fault here ends those in hand, not the thread
+                for image in left:
+                    self._bench.drop(image.let_go())
+                    image.collector.abort(error)
+
+    def _decode(self, left: deque[FetchedImage]) -> None:
+        hand = self._hands.mine()
+        hand.take("decode on the device", left[0].collector.shard, left[0].row)
+        try:
+            found = self._decoder.decode([(image.data, image.jpeg) for image in left if image.jpeg])
+        finally:
+            hand.lay_down()
+        for pixels in found:
+            image = left[0]
+            jpeg, image.jpeg = image.jpeg, None
+            if pixels is None or jpeg is None:
+                self._bench.put_image(image)  # a core will say what is the matter with it
+            else:
+                # Without the time it took: stage times are measured against the cores that decode.
+                image.collector.decoded(image.row, facts_of(jpeg.size, jpeg.orientation), 0.0)
+                self._bench.place(image, pixels)
+            left.popleft()
