@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
@@ -23,14 +23,10 @@ from batchrec.pipeline.jpeg import END_MARKER, JpegHeader, read_jpeg_header
 from batchrec.pipeline.resizing import Resizer, upright, window_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from batchrec.models.backends.queues import Device
     from batchrec.models.preprocessing import Preprocess
     from batchrec.pipeline.resizing import Pixels
     from batchrec.spec import ImageLimits
-
-    DecodeTogether = Callable[[list[Tensor]], list[Tensor]]
 
 #: Images of one call. What is fewer than the least is done sooner by the cores.
 LEAST_TOGETHER: Final = 16
@@ -48,26 +44,24 @@ class NvJpegDecoder:
         preprocess: What the model wants.
         limits: What is refused from its header.
         device: The model's device.
-        decode: Decodes encoded images, uint8 (bytes,), to uint8 (3, height, width) on the device, all or none;
-            nvJPEG through torchvision when None.
 
     Raises:
         ModelError: nvJPEG is not to be had here.
     """
 
-    def __init__(
-        self, preprocess: Preprocess, limits: ImageLimits, device: Device, decode: DecodeTogether | None = None
-    ) -> None:
+    def __init__(self, preprocess: Preprocess, limits: ImageLimits, device: Device) -> None:
         import torch
 
         self._preprocess, self._resizer = preprocess, Resizer(preprocess)
         self._most_pixels = min(limits.max_pixels, _MOST_PIXELS_OF_ONE)
-        self._decode_together = decode or _through_torchvision(device.name)
-        self._queue = device.new_queue()
+        self._device, self._queue = device, device.new_queue()
         self._alone = threading.Lock()
         side = preprocess.crop
         self._pixels = device.new_host_tensor((MOST_TOGETHER, side, side, 3), torch.uint8)
-        # Nothing writes into the encoded bytes.
+        # torchvision 0.29 says at each call that torchcodec will take its place; and nothing writes into encoded bytes.
+        warnings.filterwarnings(
+            "ignore", "The image decoding and encoding capabilities of TorchVision", DeprecationWarning
+        )
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         self._prove()
 
@@ -133,7 +127,7 @@ class NvJpegDecoder:
         """Decode, resize and copy into this process's memory from place ``first`` on; note the order there."""
         import torch
 
-        planes = self._decode_together([torch.from_numpy(np.frombuffer(data, np.uint8)) for data, _ in images])
+        planes = self._device.decode_jpegs([torch.from_numpy(np.frombuffer(data, np.uint8)) for data, _ in images])
         kinds = [(jpeg.size, jpeg.orientation) for _, jpeg in images]
         fitting = (i for i in range(len(images)) if tuple(planes[i].shape) == (3, *kinds[i][0][::-1]))
         for kind, group in groupby(sorted(fitting, key=kinds.__getitem__), key=kinds.__getitem__):
@@ -142,13 +136,3 @@ class NvJpegDecoder:
             kept = self._resizer.from_planes(torch.stack([planes[index] for index in alike]), kind[1])
             self._pixels[places].copy_(kept, non_blocking=True)
             order += alike
-
-
-def _through_torchvision(device: str) -> DecodeTogether:
-    from torchvision.io import ImageReadMode, decode_jpeg
-
-    # torchvision 0.29 says at each call that torchcodec will take its place.
-    warnings.filterwarnings(
-        "ignore", r"The image decoding and encoding capabilities of TorchVision", DeprecationWarning
-    )
-    return partial(decode_jpeg, mode=ImageReadMode.RGB, device=device)

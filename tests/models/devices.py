@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from torchvision.io import ImageReadMode, decode_jpeg
 
 Work = Callable[[], object]
 
@@ -42,6 +43,10 @@ class HostDevice:
 
     def record(self, queue: object, work: Work) -> Work:
         return lambda: work()
+
+    def decode_jpegs(self, encoded: list[torch.Tensor]) -> list[torch.Tensor]:
+        decoded: list[torch.Tensor] = decode_jpeg(encoded, mode=ImageReadMode.RGB)
+        return decoded
 
     def settle(self) -> None:
         pass

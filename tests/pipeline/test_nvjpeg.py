@@ -36,8 +36,8 @@ PREPROCESS = Preprocess(resize=40, crop=32)
 SIZES = ((90, 70), (70, 90), (64, 64), (33, 47), (200, 60))
 
 
-def decoder_on(device: HostDevice, **arguments) -> NvJpegDecoder:
-    return NvJpegDecoder(PREPROCESS, ImageLimits(max_pixels=1_000_000), device, **arguments)
+def decoder_on(device: HostDevice) -> NvJpegDecoder:
+    return NvJpegDecoder(PREPROCESS, ImageLimits(max_pixels=1_000_000), device)
 
 
 @pytest.fixture(params=["at once", "late", "whimsical"])
@@ -121,29 +121,28 @@ def test_one_of_another_size_than_its_header_says_is_left_to_a_core() -> None:
 
 
 def test_where_memory_runs_out_fewer_are_decoded_at_once() -> None:
-    from torchvision.io import ImageReadMode, decode_jpeg
-
     calls = []
 
-    def decode(images: list[torch.Tensor]) -> list[torch.Tensor]:
-        calls.append(len(images))
-        if len(images) > 8:
-            raise torch.cuda.OutOfMemoryError("too much")
-        return decode_jpeg(images, mode=ImageReadMode.RGB)
+    class Narrow(HostDevice):
+        def decode_jpegs(self, encoded: list[torch.Tensor]) -> list[torch.Tensor]:
+            calls.append(len(encoded))
+            if len(encoded) > 8:
+                raise torch.cuda.OutOfMemoryError("too much")
+            return super().decode_jpegs(encoded)
 
-    decoder_on(HostDevice())  # says nothing of torchcodec from now on
-    decoder = decoder_on(HostDevice(), decode=decode)
+    decoder = decoder_on(Narrow())
     found = decoder.decode(taken(decoder, photographs(32)))
     assert all(pixels is not None for pixels in found)
     assert calls == [1, 32, 16, 8, 8, 16, 8, 8]
 
 
 def test_without_nvjpeg_it_says_what_to_do() -> None:
-    def decode(images: list[torch.Tensor]) -> list[torch.Tensor]:
-        raise RuntimeError("decode_jpegs_cuda: torchvision not compiled with nvJPEG support")
+    class Without(HostDevice):
+        def decode_jpegs(self, encoded: list[torch.Tensor]) -> list[torch.Tensor]:
+            raise RuntimeError("decode_jpegs_cuda: torchvision not compiled with nvJPEG support")
 
     with pytest.raises(ModelError, match="nvJPEG cannot decode here") as raised:
-        decoder_on(HostDevice(), decode=decode)
+        decoder_on(Without())
     assert "not compiled with nvJPEG" in str(raised.value.found)
     assert "--decoding nvjpeg" in str(raised.value.advice)
 

@@ -54,6 +54,13 @@ class Device(Protocol):
     def record(self, queue: Any, work: Callable[[], object]) -> Callable[[], object]:
         """Return what does the same work, on the same memory, in one go; for one queue only."""
 
+    def decode_jpegs(self, encoded: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Decode JPEGs, uint8 (bytes,) in this process, to uint8 (3, height, width) on the device: all or none.
+
+        Raises:
+            RuntimeError: One cannot be decoded, memory ran out, or there is no decoder.
+        """
+
     def settle(self) -> None:
         """Return once the device has done everything in all its queues."""
 
@@ -139,6 +146,13 @@ class CudaDevice:
                 raise
             return work
         return graph.replay
+
+    def decode_jpegs(self, encoded: list[torch.Tensor]) -> list[torch.Tensor]:
+        """See :class:`Device`; with nvJPEG."""
+        from torchvision.io import ImageReadMode, decode_jpeg
+
+        decoded: list[torch.Tensor] = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=self.name)
+        return decoded
 
     def settle(self) -> None:
         """See :class:`Device`."""
