@@ -27,6 +27,7 @@ class JpegHeader:
         has_one_scan: Whether one scan holds the whole picture, so that it cannot end between two.
         scan_start: Where the first scan starts.
         rarity: The variant, when it is one that decoders may refuse; else empty.
+        is_grey: Whether it has no colours.
     """
 
     size: tuple[int, int]
@@ -35,6 +36,7 @@ class JpegHeader:
     has_one_scan: bool
     scan_start: int
     rarity: str
+    is_grey: bool
 
 
 def read_jpeg_header(data: bytes) -> JpegHeader:
@@ -105,6 +107,7 @@ def _header(data: bytes, frame_at: int, scan_start: int, orientation: int, colou
         has_one_scan=has_one_scan,
         scan_start=scan_start,
         rarity="" if huffman and precision == 8 else _rarity(marker, precision),
+        is_grey=components == 1,
     )
 
 

@@ -38,7 +38,7 @@ _END_WITHIN: Final = 64
 
 
 class NvJpegDecoder:
-    """Decodes plain baseline JPEGs on a device; which images those are is seen from their headers.
+    """Decodes plain baseline JPEGs in colour on a device; which images those are is seen from their headers.
 
     Args:
         preprocess: What the model wants.
@@ -90,7 +90,9 @@ class NvJpegDecoder:
         except (IndexError, ImageError):
             return None
         width, height = jpeg.size
-        if not (jpeg.is_plain and jpeg.has_one_scan and 0 < width * height <= self._most_pixels):
+        if not jpeg.is_plain or jpeg.is_grey or not jpeg.has_one_scan:
+            return None
+        if not 0 < width * height <= self._most_pixels:
             return None
         return None if window_of(jpeg.size, jpeg.orientation, self._preprocess).is_needle else jpeg
 

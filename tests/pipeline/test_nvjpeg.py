@@ -76,6 +76,7 @@ def test_pixels_are_those_of_a_core_to_a_level_or_two(decoder: NvJpegDecoder) ->
 
 NOT_FOR_A_DEVICE = {
     "progressive": encoded(quadrants(), "JPEG", progressive=True),
+    "grey": encoded(quadrants("L"), "JPEG"),
     "CMYK": encoded(quadrants("CMYK"), "JPEG"),
     "PNG": encoded(quadrants(), "PNG"),
     "cut off": encoded(quadrants(), "JPEG")[:-200],
@@ -92,9 +93,9 @@ def test_whatever_is_no_plain_baseline_jpeg_is_left_to_a_core(kind: str) -> None
     assert decoder_on(HostDevice()).takes(NOT_FOR_A_DEVICE[kind]) is None
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_plain_baseline_jpegs_are_taken(mode: str) -> None:
-    header = decoder_on(HostDevice()).takes(encoded(quadrants(mode), "JPEG"))
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_plain_baseline_jpegs_in_colour_are_taken(subsampling: int) -> None:
+    header = decoder_on(HostDevice()).takes(encoded(quadrants(), "JPEG", subsampling=subsampling))
     assert header is not None
     assert header.size == (64, 32)
 
@@ -148,7 +149,7 @@ def test_without_nvjpeg_it_says_what_to_do() -> None:
 
 
 def waiting_images(num_images: int, size: tuple[int, int] = (10, 10)) -> tuple[Collector, list[FetchedImage]]:
-    header = JpegHeader(size, 1, True, True, 0, "")
+    header = JpegHeader(size, 1, True, True, 0, "", is_grey=False)
     collector = Collector(["x"] * num_images, 1)
     return collector, [FetchedImage(collector, row, b"x", header) for row in range(num_images)]
 
