@@ -163,7 +163,9 @@ def _place(site: Site, spec: JobSpec) -> Placement:
     placement = site.place(spec)
     if spec.decoding == "nvjpeg" and placement.device == "cpu":
         raise ModelError(
-            "nvJPEG decodes on a CUDA device", found="workers run on the CPU", advice="leave --decoding nvjpeg out"
+            "nvJPEG decodes on a CUDA device",
+            found="workers run on the CPU",
+            advice="run it where there is one, or begin a job with --decoding exact (retry: --set decoding=exact)",
         )
     return placement
 

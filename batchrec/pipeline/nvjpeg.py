@@ -74,7 +74,7 @@ class NvJpegDecoder:
             raise ModelError(
                 "nvJPEG cannot decode here",
                 found=str(error).split("\n")[0][:200],
-                advice="leave --decoding nvjpeg out, or install a torchvision built with nvJPEG",
+                advice="install a torchvision built with nvJPEG, or begin another job without --decoding nvjpeg",
             ) from error
 
     def takes(self, data: bytes) -> JpegHeader | None:
@@ -118,8 +118,11 @@ class NvJpegDecoder:
 
     def _decode(self, images: Sequence[tuple[bytes, JpegHeader]], first: int) -> list[Pixels | None]:
         order: list[int] = []
-        self._queue.put(partial(self._put, images, first, order))
-        self._queue.mark().wait()
+        try:
+            self._queue.put(partial(self._put, images, first, order))
+        finally:
+            # What was put before a failure still reads memory that the next call would be given.
+            self._queue.mark().wait()
         found: list[Pixels | None] = [None] * len(images)
         for place, index in enumerate(order, first):
             found[index] = upright(self._pixels[place].numpy(), images[index][1].orientation)

@@ -149,8 +149,11 @@ class CudaDevice:
 
     def decode_jpegs(self, encoded: list[torch.Tensor]) -> list[torch.Tensor]:
         """See :class:`Device`; with nvJPEG."""
+        import torch
         from torchvision.io import ImageReadMode, decode_jpeg
 
+        # nvJPEG writes from a stream of its own, and waits for nothing: what this one still reads must be read before.
+        torch.cuda.current_stream(self.name).synchronize()
         decoded: list[torch.Tensor] = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=self.name)
         return decoded
 
