@@ -91,7 +91,7 @@ class InHand:
     """What one thread of a worker is at.
 
     Attributes:
-        stage: ``read``, ``fetch``, ``decode``, ``decode apart``, ``predict`` or ``write``.
+        stage: ``read``, ``fetch``, ``decode``, ``decode apart``, ``decode on the device``, ``predict`` or ``write``.
         shard: Index of the shard.
         row: Row within the shard; of a batch its first, of a whole shard 0.
         for_s: How long it has been at it.

@@ -8,7 +8,6 @@ nothing behind decoding knows where an image was decoded.
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -55,7 +54,6 @@ class NvJpegDecoder:
         self._preprocess, self._resizer = preprocess, Resizer(preprocess)
         self._most_pixels = min(limits.max_pixels, _MOST_PIXELS_OF_ONE)
         self._device, self._queue = device, device.new_queue()
-        self._alone = threading.Lock()
         side = preprocess.crop
         self._pixels = device.new_host_tensor((MOST_TOGETHER, side, side, 3), torch.uint8)
         # torchvision 0.29 says at each call that torchcodec will take its place; and nothing writes into encoded bytes.
@@ -103,8 +101,7 @@ class NvJpegDecoder:
             Of each image uint8 (crop, crop, 3), upright and good until the next call; None where a core must say what
             is the matter.
         """
-        with self._alone:
-            return self._halving(images, 0)
+        return self._halving(images, 0)
 
     def _halving(self, images: Sequence[tuple[bytes, JpegHeader]], first: int) -> list[Pixels | None]:
         # One that cannot be decoded fails all that are decoded with it, and so does memory that runs out.

@@ -31,7 +31,7 @@ from batchrec.pipeline.waiting import FetchedImage, WaitingImages
 from batchrec.spec import ImageLimits, StoreOptions
 from batchrec.storage import ImageReader, UriPolicy
 from tests.models.devices import HostDevice, LateDevice
-from tests.pipeline.image_files import encoded, exif, quadrants, with_segments
+from tests.pipeline.image_files import encoded, exif, quadrants, segment, with_segments
 
 PREPROCESS = Preprocess(resize=40, crop=32)
 SIZES = ((90, 70), (70, 90), (64, 64), (33, 47), (200, 60))
@@ -50,12 +50,7 @@ def decoder(request: pytest.FixtureRequest) -> NvJpegDecoder:
 def photographs(num_images: int) -> list[bytes]:
     """Drawn JPEGs of several sizes, some turned by EXIF."""
     drawn = [draw_image(index, seed=0, size=SIZES[index % len(SIZES)])[1] for index in range(num_images)]
-    return [with_segments(data, exif_segment(index)) for index, data in enumerate(drawn)]
-
-
-def exif_segment(index: int) -> bytes:
-    body = exif(1 + index % 8)
-    return b"\xff\xe1" + (len(body) + 2).to_bytes(2) + body
+    return [with_segments(data, segment(0xE1, exif(1 + index % 8))) for index, data in enumerate(drawn)]
 
 
 def taken(decoder: NvJpegDecoder, images: list[bytes]) -> list[tuple[bytes, JpegHeader]]:
