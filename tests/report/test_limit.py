@@ -92,6 +92,17 @@ def test_a_term_that_grows_never_allows_more_and_shares_add_up(terms, num_cores,
     assert sum(limit.core_shares.values()) == pytest.approx(1)
 
 
+@given(terms=all_terms, disturbed=all_terms)
+def test_the_better_of_two_measurements_allows_no_less_than_either(terms, disturbed):
+    model = replace(terms.model, images_per_s=disturbed.model.images_per_s)
+    same = {"num_cores": terms.num_cores, "transfer_images_per_s": terms.transfer_images_per_s}
+    again = replace(disturbed, model=model, **same)
+    both = limit_of(terms.at_best(again), num_cores=8, num_workers=1).images_per_s
+    for one in (terms, again):
+        assert both >= limit_of(one, num_cores=8, num_workers=1).images_per_s * (1 - 1e-9)
+    assert terms.at_best(terms) == terms
+
+
 @given(terms=all_terms, num_cores=cores)
 def test_no_term_of_the_cores_alone_allows_less_than_all_together(terms, num_cores):
     limit = limit_of(terms, num_cores=num_cores, num_workers=1)
