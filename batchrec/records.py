@@ -141,6 +141,7 @@ class WorkerFacts:
         num_fetching: Reads in flight at once, to begin with.
         num_decoding: Threads that decode.
         num_predicting: Forward passes at once.
+        device_decodes: Whether its device decodes images too.
     """
 
     host: str
@@ -155,3 +156,4 @@ class WorkerFacts:
     num_fetching: int = 1
     num_decoding: int = 1
     num_predicting: int = 1
+    device_decodes: bool = False

@@ -22,6 +22,7 @@ class ShardStats:
         read_bytes: Bytes of images fetched.
         written_bytes: Bytes of Parquet published.
         num_batches: Forward passes that held some of its images.
+        num_on_device: Images that the model's device decoded.
         fetch_s: Time in reads of images.
         fetch_full_s: The same, each second by its share of the reads that were allowed at once: time in which a worker
             read all it might.
@@ -35,6 +36,7 @@ class ShardStats:
     read_bytes: int = 0
     written_bytes: int = 0
     num_batches: int = 0
+    num_on_device: int = 0
     fetch_s: float = 0.0
     fetch_full_s: float = 0.0
     decode_s: float = 0.0
@@ -63,6 +65,7 @@ class ShardStats:
             read_bytes=self.read_bytes + other.read_bytes,
             written_bytes=self.written_bytes + other.written_bytes,
             num_batches=self.num_batches + other.num_batches,
+            num_on_device=self.num_on_device + other.num_on_device,
             fetch_s=self.fetch_s + other.fetch_s,
             fetch_full_s=self.fetch_full_s + other.fetch_full_s,
             decode_s=self.decode_s + other.decode_s,

@@ -102,6 +102,7 @@ class Worker:
             num_fetching=reader.concurrency(),
             num_decoding=job.num_threads,
             num_predicting=backend.concurrency,
+            device_decodes=job.nvjpeg,
         )
 
     def _open_model(self) -> tuple[Backend, str]:

@@ -103,7 +103,7 @@ class Collector:
         self._num_bytes = np.zeros(num_rows, np.int64)
         self._errors: dict[int, ImageError] = {}
         self._fetch_s = self._fetch_full_s = self._decode_s = self._predict_s = 0.0
-        self._num_batches = 0
+        self._num_batches = self._num_on_device = 0
         self._first_row_at: float | None = None
 
     def fetched(self, row: int, num_bytes: int, fetch_s: float, num_allowed: int = 1) -> None:
@@ -120,6 +120,12 @@ class Collector:
         with self._lock:
             self._width[row], self._height[row] = facts.width, facts.height
             self._decode_s += decode_s
+
+    def decoded_on_device(self, row: int, facts: ImageFacts) -> None:
+        """Note an image on its way to the model for which no core worked: stage times are those of cores."""
+        self.decoded(row, facts, 0.0)
+        with self._lock:
+            self._num_on_device += 1
 
     def fail(self, row: int, error: ImageError, decode_s: float = 0.0) -> None:
         """Note that a row ends without a prediction."""
@@ -175,6 +181,7 @@ class Collector:
             num_errors=Counter(error.code.value for error in self._errors.values()),
             read_bytes=int(self._num_bytes.sum()),
             num_batches=self._num_batches,
+            num_on_device=self._num_on_device,
             fetch_s=self._fetch_s,
             fetch_full_s=self._fetch_full_s,
             decode_s=self._decode_s,

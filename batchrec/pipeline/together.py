@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 from batchrec.pipeline.batching import Workbench
 from batchrec.pipeline.decoding import facts_of
 from batchrec.pipeline.hands import Hands
 from batchrec.pipeline.nvjpeg import LEAST_TOGETHER, MOST_PIXELS, MOST_TOGETHER, NvJpegDecoder
 from batchrec.pipeline.waiting import FetchedImage
+
+#: A device that has refused so many images one after the other is left alone; each call for nothing costs several.
+REFUSED_AT_MOST: Final = 1000
 
 
 class DecodingTogether:
@@ -22,10 +26,14 @@ class DecodingTogether:
 
     def __init__(self, bench: Workbench, decoder: NvJpegDecoder, hands: Hands) -> None:
         self._bench, self._decoder, self._hands = bench, decoder, hands
+        self._num_refused = 0  # since it last decoded one
 
     def run(self) -> None:
-        """Go on until the bench is closed."""
-        while (images := self._bench.next_together(LEAST_TOGETHER, MOST_TOGETHER, MOST_PIXELS)) is not None:
+        """Go on until the bench is closed, or the device has shown that it decodes nothing: the cores do then."""
+        while self._num_refused < REFUSED_AT_MOST:
+            images = self._bench.next_together(LEAST_TOGETHER, MOST_TOGETHER, MOST_PIXELS)
+            if images is None:
+                return
             left = deque(images)
             try:
                 self._decode(left)
@@ -45,9 +53,10 @@ class DecodingTogether:
             image = left[0]
             jpeg, image.jpeg = image.jpeg, None
             if pixels is None or jpeg is None:
+                self._num_refused += 1
                 self._bench.put_image(image)  # a core will say what is the matter with it
             else:
-                # Without the time it took: stage times are measured against the cores that decode.
-                image.collector.decoded(image.row, facts_of(jpeg.size, jpeg.orientation), 0.0)
+                self._num_refused = 0
+                image.collector.decoded_on_device(image.row, facts_of(jpeg.size, jpeg.orientation))
                 self._bench.place(image, pixels)
             left.popleft()

@@ -37,6 +37,8 @@ def workers(summary: RunSummary) -> Iterator[tuple[str, str]]:
         f"{each.backend} {each.precision} on {each.device}, batch {each.batch_size}" for each in summary.workers
     ):
         yield "worker", worker
+    if any(each.device_decodes for each in summary.workers):
+        yield "nvjpeg", f"decoded {summary.stats.num_on_device:,} of {summary.stats.num_rows:,} images of this run"
     if summary.agreement:
         yield "int8", f"gives {summary.agreement}"
     if summary.attempts_failed or summary.workers_lost:

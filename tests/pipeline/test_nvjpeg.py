@@ -20,6 +20,7 @@ from batchrec.learning.drawing import draw_image
 from batchrec.models.backends import Scores
 from batchrec.models.backends.queues import CudaDevice
 from batchrec.models.preprocessing import Preprocess
+from batchrec.pipeline import together
 from batchrec.pipeline.batching import Batch, Room, Workbench
 from batchrec.pipeline.collecting import Collector
 from batchrec.pipeline.decoding import Decoder, ImageFacts
@@ -281,7 +282,27 @@ def test_device_and_cores_share_a_shard_and_every_row_is_in_its_place(
     assert not suspects & watched.seen.keys()
     assert watched.cores.num_decoded >= 3 * 20
     assert watched.num_decoded + watched.cores.num_decoded == 300
+    assert watched.num_decoded == sum(shard.result().stats.num_on_device for shard in shards)
     assert stream.tally.counts() == (297, {"truncated": 3})
+
+
+def test_a_device_that_decodes_nothing_is_left_alone_and_the_cores_do_it_all(
+    stream: Stream, watched: Watched, archive: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(images: list[tuple[bytes, JpegHeader]]) -> list[Pixels | None]:
+        calls.append(len(images))
+        watched.cores.may_begin.set()
+        return [None] * len(images)
+
+    calls: list[int] = []
+    monkeypatch.setattr(watched, "decode", refuses)
+    monkeypatch.setattr(together, "REFUSED_AT_MOST", 2 * MOST_TOGETHER)
+    shards = [stream.submit(archive, shard=number) for number in range(12)]
+    for found in (shard.result(timeout=60) for shard in shards):
+        assert list(found.errors) == [33]
+        assert found.stats.num_on_device == 0
+    assert calls
+    assert sum(calls) < 3 * MOST_TOGETHER
 
 
 def test_a_fault_of_the_device_ends_shards_and_not_its_thread(
