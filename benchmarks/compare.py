@@ -27,13 +27,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+import torch
 
 from batchrec.learning.drawing import draw_archive
-from batchrec.models.zoo import resolve_model
+from batchrec.models.bundle import ModelSpec, save_bundle
+from batchrec.models.labels import numbered_labels
+from batchrec.models.preprocessing import Preprocess
 from benchmarks.agreement import reference
 from benchmarks.history import commit, machine, now, record
 from benchmarks.publishing import OURS, RESULTS, publish, table
-from benchmarks.weights import make_weights
+from benchmarks.weights import NUM_OUTPUTS, make_weights
 
 KERNELS = {"documented": "fp32", "tuned": "inductor-bf16"}
 PEERS = ("raydata", "raydata_fused", "dataloader", "daft", "spark")
@@ -48,6 +51,7 @@ class Work:
     Attributes:
         manifest: With absolute URIs, which peers open as they stand.
         weights: A state dict.
+        bundle: The same weights for our program, with the sizes that peers resize and crop to.
         model: Architecture.
         labels: Of the model's outputs.
         wanted: What the reference pipeline says, by URI.
@@ -55,6 +59,7 @@ class Work:
 
     manifest: Path
     weights: Path
+    bundle: Path
     model: str
     labels: tuple[str, ...]
     wanted: dict[str, str]
@@ -128,15 +133,28 @@ def prepare(archive: Path, weights: Path | None, model: str, num_images: int) ->
     weights = weights or archive / f"{model}.pt"
     if not weights.exists():
         make_weights(model, archive, weights)
-    name = f"file:{weights}+{model}"
+    bundle = archive / f"{model}-bundle"
+    found = bundle_of(bundle, weights, model)
     sample = paths[:: max(1, len(paths) // SAMPLE)]
-    wanted = dict(zip(map(str, sample), reference(name, sample), strict=True))
-    return Work(manifest, weights, model, resolve_model(name).labels, wanted)
+    wanted = dict(zip(map(str, sample), reference(str(bundle), sample), strict=True))
+    return Work(manifest, weights, bundle, model, found.labels, wanted)
+
+
+def bundle_of(folder: Path, weights: Path, model: str) -> ModelSpec:
+    """Write weights as a bundle: peers resize to 256, whatever torchvision says of the architecture."""
+    return save_bundle(
+        folder,
+        architecture=model,
+        weights={name: tensor.numpy() for name, tensor in torch.load(weights, weights_only=True).items()},
+        labels=numbered_labels(NUM_OUTPUTS),
+        preprocess=Preprocess(256, 224),
+        card="Random weights.",
+    )
 
 
 def programs(work: Work, peers: Path, peer_python: str, names: list[str], tracks: list[str]) -> list[Program]:
     """Return every program on every track, ours first on each."""
-    submit = ["-m", "batchrec", "submit", str(work.manifest), "-m", f"file:{work.weights}+{work.model}", "-o"]
+    submit = ["-m", "batchrec", "submit", str(work.manifest), "-m", str(work.bundle), "-o"]
     # Workers that a peer starts elsewhere find its modules and its interpreter by these.
     found = {"PYTHONPATH": str(peers), "PYSPARK_PYTHON": peer_python}
     listed = []
