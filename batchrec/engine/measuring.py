@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 import statistics
 import time
 from collections import Counter
@@ -123,11 +124,12 @@ def measure_write(job: WorkerJob, store: Store, rows: Rows, shard: Shard, backen
     """
     predictions = _predictions(job, rows, backend)
     began, began_cpu = time.perf_counter(), time.thread_time()
+    folder = f"measured/{secrets.token_hex(4)}"  # a part that stands already is not written
     for number in range(_NUM_PARTS):
         attempt = Attempt(shard, 1, f"measured-{number}")
         table = prediction_rows(rows, predictions, attempt, job.model.labels)
         data = encode_part(table, job_id=job.job_id, shard=shard.index, attempt_id=attempt.attempt_id, facts=job.facts)
-        publish_part(store, f"measured/part-{number}.parquet", data)
+        publish_part(store, f"{folder}/part-{number}.parquet", data)
     num_rows = _NUM_PARTS * len(rows.uris)
     return WriteTerm(num_rows / (time.perf_counter() - began), (time.thread_time() - began_cpu) / num_rows)
 

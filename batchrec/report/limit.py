@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 #: Parts a worker has under way at once.
 _PARTS_AT_ONCE = 2
@@ -75,9 +74,6 @@ class WriteTerm:
     core_s: float
 
 
-_Shared = TypeVar("_Shared", FetchTerm, WriteTerm)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """What one image costs, each term measured alone on one worker's share of a machine.
@@ -110,15 +106,16 @@ class Terms:
         }
 
     def at_best(self, again: Terms) -> Terms:
-        """Return the better of each term and that of a second measurement: disturbance only makes one slower."""
-        transfers = [rate for rate in (self.transfer_images_per_s, again.transfer_images_per_s) if rate is not None]
+        """Return the better of two measurements of what cores do: disturbance only makes it slower.
+
+        Rates of the source and the store stay those of the first, which found nothing in a cache.
+        """
         return replace(
             self,
-            fetch=_better(self.fetch, again.fetch),
+            fetch=replace(self.fetch, core_s=min(self.fetch.core_s, again.fetch.core_s)),
             decode_core_s=min(self.decode_core_s, again.decode_core_s),
             model=max(self.model, again.model, key=lambda term: term.images_per_s),
-            write=_better(self.write, again.write),
-            transfer_images_per_s=max(transfers, default=None),
+            write=replace(self.write, core_s=min(self.write.core_s, again.write.core_s)),
         )
 
 
@@ -180,10 +177,6 @@ def cores_without_model(terms: Terms, num_cores: float) -> float:
     """Return the images/s that the cores allow where a device takes the model off them."""
     rest_s = sum(seconds for name, seconds in terms.core_s.items() if name != "model")
     return num_cores / rest_s if rest_s else math.inf
-
-
-def _better(first: _Shared, second: _Shared) -> _Shared:
-    return replace(max(first, second, key=lambda term: term.images_per_s), core_s=min(first.core_s, second.core_s))
 
 
 def _percent(share: float) -> str:
