@@ -115,17 +115,12 @@ class Collector:
             if self._first_row_at is None:
                 self._first_row_at = time.time() - fetch_s
 
-    def decoded(self, row: int, facts: ImageFacts, decode_s: float) -> None:
-        """Note an image on its way to the model."""
+    def decoded(self, row: int, facts: ImageFacts, decode_s: float, *, on_device: bool = False) -> None:
+        """Note an image on its way to the model, and whether no core worked for it."""
         with self._lock:
             self._width[row], self._height[row] = facts.width, facts.height
             self._decode_s += decode_s
-
-    def decoded_on_device(self, row: int, facts: ImageFacts) -> None:
-        """Note an image on its way to the model for which no core worked: stage times are those of cores."""
-        self.decoded(row, facts, 0.0)
-        with self._lock:
-            self._num_on_device += 1
+            self._num_on_device += on_device
 
     def fail(self, row: int, error: ImageError, decode_s: float = 0.0) -> None:
         """Note that a row ends without a prediction."""

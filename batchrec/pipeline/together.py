@@ -8,11 +8,12 @@ from typing import Final
 from batchrec.pipeline.batching import Workbench
 from batchrec.pipeline.decoding import facts_of
 from batchrec.pipeline.hands import Hands
+from batchrec.pipeline.jpeg import JpegHeader
 from batchrec.pipeline.nvjpeg import LEAST_TOGETHER, MOST_PIXELS, MOST_TOGETHER, NvJpegDecoder
 from batchrec.pipeline.waiting import FetchedImage
 
-#: A device that has refused so many images one after the other is left alone; each call for nothing costs several.
-REFUSED_AT_MOST: Final = 1000
+#: A device is left alone after so many calls in a row that gave nothing; each is halved down to single images.
+CALLS_IN_VAIN: Final = 8
 
 
 class DecodingTogether:
@@ -26,11 +27,11 @@ class DecodingTogether:
 
     def __init__(self, bench: Workbench, decoder: NvJpegDecoder, hands: Hands) -> None:
         self._bench, self._decoder, self._hands = bench, decoder, hands
-        self._num_refused = 0  # since it last decoded one
+        self._num_in_vain = 0  # calls since it last decoded something
 
     def run(self) -> None:
         """Go on until the bench is closed, or the device has shown that it decodes nothing: the cores do then."""
-        while self._num_refused < REFUSED_AT_MOST:
+        while self._num_in_vain < CALLS_IN_VAIN:
             images = self._bench.next_together(LEAST_TOGETHER, MOST_TOGETHER, MOST_PIXELS)
             if images is None:
                 return
@@ -46,17 +47,22 @@ class DecodingTogether:
         hand = self._hands.mine()
         hand.take("decode on the device", left[0].collector.shard, left[0].row)
         try:
-            found = self._decoder.decode([(image.data, image.jpeg) for image in left if image.jpeg])
+            found = self._decoder.decode([(image.data, _header(image)) for image in left])
         finally:
             hand.lay_down()
+        self._num_in_vain = self._num_in_vain + 1 if all(pixels is None for pixels in found) else 0
         for pixels in found:
             image = left[0]
-            jpeg, image.jpeg = image.jpeg, None
-            if pixels is None or jpeg is None:
-                self._num_refused += 1
+            jpeg, image.jpeg = _header(image), None
+            if pixels is None:
                 self._bench.put_image(image)  # a core will say what is the matter with it
             else:
-                self._num_refused = 0
-                image.collector.decoded_on_device(image.row, facts_of(jpeg.size, jpeg.orientation))
+                # Without the time it took: stage times are measured against the cores that decode.
+                image.collector.decoded(image.row, facts_of(jpeg.size, jpeg.orientation), 0.0, on_device=True)
                 self._bench.place(image, pixels)
             left.popleft()
+
+
+def _header(image: FetchedImage) -> JpegHeader:
+    assert image.jpeg is not None, "it waited for cores alone"
+    return image.jpeg

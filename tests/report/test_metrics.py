@@ -33,7 +33,8 @@ def scraped(long_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
-            port = next(int(line.split()[1]) for line in process.stdout if line.startswith("port "))
+            port = next((int(line.split()[1]) for line in process.stdout if line.startswith("port ")), None)
+            assert port is not None, "the job ended before it was through"
             return output, scrape(port, num_shards=4)
         finally:
             process.communicate("\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shlex
+from dataclasses import replace
 
 import pytest
 
@@ -26,6 +27,14 @@ def test_the_report_says_how_it_ended_how_fast_and_what_held_it_back(make_summar
     assert "fetch 3.0 thread-s, 5 % busy" in text
     assert "openvino bf16 on cpu, batch 32" in text
     assert "2 attempts failed, 1 worker lost" in text
+
+
+def test_where_the_device_decodes_too_its_share_is_told(make_summary):
+    plain = make_summary()
+    asked = tuple(replace(worker, device="cuda:0", device_decodes=True) for worker in plain.workers)
+    on_device = make_summary(workers=asked, stats=replace(plain.stats, num_on_device=2_048))
+    assert "decoded 2,048 of 3,649 images of this run" in render(on_device)
+    assert "nvjpeg" not in render(plain)
 
 
 def test_errors_come_by_frequency_with_advice_and_an_example(make_summary):
