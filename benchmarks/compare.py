@@ -36,7 +36,7 @@ from batchrec.models.preprocessing import Preprocess
 from benchmarks.agreement import reference
 from benchmarks.history import commit, machine, now, record
 from benchmarks.publishing import OURS, RESULTS, publish, table
-from benchmarks.weights import NUM_OUTPUTS, make_weights
+from benchmarks.weights import make_weights
 
 KERNELS = {"documented": "fp32", "tuned": "inductor-bf16"}
 PEERS = ("raydata", "raydata_fused", "dataloader", "daft", "spark")
@@ -142,13 +142,14 @@ def prepare(archive: Path, weights: Path | None, model: str, num_images: int) ->
 
 def bundle_of(folder: Path, weights: Path, model: str) -> ModelSpec:
     """Write weights as a bundle: peers resize to 256, whatever torchvision says of the architecture."""
+    tensors = {name: tensor.numpy() for name, tensor in torch.load(weights, weights_only=True).items()}
     return save_bundle(
         folder,
         architecture=model,
-        weights={name: tensor.numpy() for name, tensor in torch.load(weights, weights_only=True).items()},
-        labels=numbered_labels(NUM_OUTPUTS),
+        weights=tensors,
+        labels=numbered_labels(len(tensors[list(tensors)[-1]])),
         preprocess=Preprocess(256, 224),
-        card="Random weights.",
+        card=f"The weights of {weights}.",
     )
 
 

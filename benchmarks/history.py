@@ -71,7 +71,7 @@ def commit() -> str:
         command = ["git", "-C", str(HISTORY.parent), *arguments]
         return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "../batchrec")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "../batchrec", "*.py")
     return (git("rev-parse", "--short=10", "HEAD") or "unknown") + ("+" if changed else "")
 
 
