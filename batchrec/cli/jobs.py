@@ -49,7 +49,7 @@ def submit(
 
 @click.command()
 @job_options
-@click.option("--measure", is_flag=True, help="Measure this machine on a sample of the images: 15 to 30 s")
+@click.option("--measure", is_flag=True, help="Measure this machine on a sample of the images: 15 to 20 s")
 @click.option(
     "--price-per-hour",
     type=click.FloatRange(min=0),
