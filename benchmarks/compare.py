@@ -1,14 +1,15 @@
 """Whole jobs of several programs on the same images and weights, in turn; one command, one table.
 
     python benchmarks/compare.py --archive DIR --peers FOLDER --peer-python PYTHON [--images 8000] [--rounds 3]
-        [--model resnet18] [--publish] [--record]
+        [--model resnet18] [--publish] [--more] [--record]
 
 FOLDER holds peer scripts called as `peer_NAME.py MANIFEST OUT --weights W --model M --kernel K`, with kernel fp32 for
 each program as its documentation writes it and inductor-bf16 for our best torch kernel inside it; PYTHON has the
 peers installed. Archive and weights are made where they are missing. In each round every program runs once on each
 track, ours too, in new processes. A run counts if it left one row for each image; its labels are compared with the
 reference pipeline (Pillow, torchvision's preset, torch eager fp32) on a sample. `--publish` keeps the results in
-benchmarks/results and writes table and picture into docs; `--record` appends ours to the history.
+benchmarks/results and writes table and picture into docs, with `--more` as further rounds of those kept already;
+`--record` appends ours to the history.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from batchrec.models.labels import numbered_labels
 from batchrec.models.preprocessing import Preprocess
 from benchmarks.agreement import reference
 from benchmarks.history import commit, machine, now, record
-from benchmarks.publishing import OURS, RESULTS, publish, table
+from benchmarks.publishing import OURS, RESULTS, joined, publish, table
 from benchmarks.weights import make_weights
 
 KERNELS = {"documented": "fp32", "tuned": "inductor-bf16"}
@@ -197,6 +198,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scratch", type=Path, default=Path("/tmp/batchrec-compare"))
     parser.add_argument("--publish", action="store_true")
+    parser.add_argument("--more", action="store_true")
     parser.add_argument("--record", action="store_true")
     asked = parser.parse_args()
     asked.scratch.mkdir(parents=True, exist_ok=True)
@@ -209,9 +211,12 @@ def main() -> None:
             program.run(work, asked.scratch)
     found = results(work, listed, asked.peer_python)
     print(table(found))
+    (asked.scratch / "results.json").write_text(json.dumps(found, indent=1))  # whatever becomes of it below
     if asked.publish:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{work.model}-{work.num_images}.json").write_text(json.dumps(found, indent=1) + "\n")
+        place = RESULTS / f"{work.model}-{work.num_images}.json"
+        kept = joined(json.loads(place.read_text()), found) if asked.more else found
+        place.write_text(json.dumps(kept, indent=1) + "\n")
         publish()
     if asked.record:
         mine = [seconds for program in listed if program.name == OURS for seconds in program.seconds]

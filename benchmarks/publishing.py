@@ -43,10 +43,11 @@ def seconds_of(results: Results, track: str) -> dict[str, float]:
 def table(results: Results) -> str:
     """Return a comparison as Markdown."""
     rounds = max(len(run["seconds"]) for run in results["runs"])
+    days = " and ".join(dict.fromkeys(date[:10] for date in results["date"].split(", ")))
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     head = ["program", *(f"{title} | ours / theirs | same top-1" for title in TRACKS.values())]
     lines = [
-        f"**{results['model']}, {results['images']:,} images**, {results['date'][:10]}, {results['machine']}; "
+        f"**{results['model']}, {results['images']:,} images**, {days}, {results['machine']}; "
         f"median of {rounds} {'round' if rounds == 1 else 'rounds'}; peers: {versions}.",
         "",
         f"| {' | '.join(head)} |",
@@ -95,6 +96,23 @@ def _bar(program: str, seconds: float, y: int, width: float) -> list[str]:
         f'<rect class="{kind}" x="{_LEFT}" y="{y}" width="{width:.1f}" height="{_BAR}" rx="3"/>',
         f'<text x="{_LEFT + width + 6:.1f}" y="{middle}">{seconds:.1f} s</text>',
     ]
+
+
+def joined(kept: Results, found: Results) -> Results:
+    """Return the rounds of two comparisons as those of one, with the date and commit of both.
+
+    Raises:
+        ValueError: They are of different machines, versions, work or programs.
+    """
+    for name in ("model", "images", "machine", "versions"):
+        if kept[name] != found[name]:
+            raise ValueError(f"rounds are of one {name}, and these are of {kept[name]} and {found[name]}")
+    both = list(zip(kept["runs"], found["runs"], strict=True))
+    if any((old["program"], old["track"]) != (new["program"], new["track"]) for old, new in both):
+        raise ValueError("rounds are of the same programs in the same order")
+    runs = [{**new, "seconds": [*old["seconds"], *new["seconds"]]} for old, new in both]
+    both_say = {name: ", ".join(dict.fromkeys([*kept[name].split(", "), found[name]])) for name in ("date", "commit")}
+    return {**found, **both_say, "runs": runs}
 
 
 def block(all_results: list[Results]) -> str:

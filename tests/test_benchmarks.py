@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks.history import Figure, losses, read, record
-from benchmarks.publishing import BEGIN, DOCUMENT, END, ROOT, block, picture, read_results, table
+from benchmarks.publishing import BEGIN, DOCUMENT, END, ROOT, block, joined, picture, read_results, table
 
 RESULTS = {
     "model": "resnet18",
@@ -34,6 +34,24 @@ def test_the_table_has_medians_ratios_and_agreement() -> None:
     lines = table(RESULTS).splitlines()
     assert lines[-2] == "| batchrec | 42.0 s |  | 99.50 % | 41.0 s |  | 99.50 % |"
     assert lines[-1] == "| Ray Data | 84.0 s | 0.50 | 100.00 % | failed |  |  |"
+
+
+def test_rounds_of_another_day_join_those_that_are_kept() -> None:
+    later = RESULTS | {"date": "2026-01-03T03:04:05+00:00", "commit": "def"}
+    both = joined(RESULTS, later)
+    assert [len(run["seconds"]) for run in both["runs"]] == [6, 6, 2, 0]
+    assert both["commit"] == "abc, def"
+    assert table(both).startswith("**resnet18, 8,000 images**, 2026-01-02 and 2026-01-03, a machine; median of 6 rounds")
+    assert joined(both, later)["date"].count("2026-01-03") == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"machine": "another"}, {"versions": {"ray": "3"}}, {"images": 9}, {"runs": [*reversed(RESULTS["runs"])]}],
+)
+def test_rounds_of_other_machines_versions_work_or_programs_do_not(other: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="rounds are of"):
+        joined(RESULTS, RESULTS | other)
 
 
 def test_the_picture_is_an_svg_with_a_bar_for_each_run_that_ended() -> None:
