@@ -73,13 +73,13 @@ class Work:
 
 @dataclass
 class Program:
-    """One program on one track, and how its runs went."""
+    """One program on one track, and how its runs went: seconds of each round, None where not all work was done."""
 
     name: str
     track: str
     command: list[str]
     environment: dict[str, str]
-    seconds: list[float] = field(default_factory=list)
+    seconds: list[float | None] = field(default_factory=list)
     agreement: float = 0.0
 
     def run(self, work: Work, scratch: Path) -> None:
@@ -94,6 +94,7 @@ class Program:
         said = labels_of(out / "predictions" if self.name == OURS else out, work.labels)
         if done.returncode or sorted(said.column("uri").to_pylist()) != uris_of(work.manifest):
             print(f"{self.name}, {self.track}: exit {done.returncode}, {len(said)} rows; see {log}", flush=True)
+            self.seconds.append(None)
             return
         self.seconds.append(wall_s)
         self.agreement = agreement(said, work.wanted)
@@ -219,7 +220,7 @@ def main() -> None:
         place.write_text(json.dumps(kept, indent=1) + "\n")
         publish()
     if asked.record:
-        mine = [seconds for program in listed if program.name == OURS for seconds in program.seconds]
+        mine = [seconds for program in listed if program.name == OURS for seconds in program.seconds if seconds]
         record([(f"whole job, {work.model}, {work.num_images} images, s", statistics.median(mine), "lower")])
 
 

@@ -35,9 +35,20 @@ Results = dict[str, Any]
 
 
 def seconds_of(results: Results, track: str) -> dict[str, float]:
-    """Return the median seconds of each program on a track."""
-    runs = [run for run in results["runs"] if run["track"] == track and run["seconds"]]
-    return {run["program"]: statistics.median(run["seconds"]) for run in runs}
+    """Return the median seconds of each program on a track, of the rounds in which it did all its work."""
+    of_track = [run for run in results["runs"] if run["track"] == track]
+    done = {run["program"]: [seconds for seconds in run["seconds"] if seconds] for run in of_track}
+    return {program: statistics.median(seconds) for program, seconds in done.items() if seconds}
+
+
+def ratios_of(results: Results, track: str) -> dict[str, float]:
+    """Return our seconds over theirs, the median of the rounds' own: what slows a round slows all its programs."""
+    runs = {run["program"]: run["seconds"] for run in results["runs"] if run["track"] == track}
+    if OURS not in runs:
+        return {}
+    ours = runs.pop(OURS)
+    pairs = {peer: [a / b for a, b in zip(ours, theirs, strict=True) if a and b] for peer, theirs in runs.items()}
+    return {peer: statistics.median(ratios) for peer, ratios in pairs.items() if ratios}
 
 
 def table(results: Results) -> str:
@@ -60,12 +71,12 @@ def table(results: Results) -> str:
 def _line(results: Results, program: str) -> str:
     cells = [NAMES.get(program, program)]
     for track in TRACKS:
-        seconds = seconds_of(results, track)
+        seconds, ratios = seconds_of(results, track), ratios_of(results, track)
         mine = [run for run in results["runs"] if (run["program"], run["track"]) == (program, track)]
         if program not in seconds:
             cells += ["failed" if mine else "", "", ""]
             continue
-        ratio = "" if program == OURS or OURS not in seconds else f"{seconds[OURS] / seconds[program]:.2f}"
+        ratio = f"{ratios[program]:.2f}" if program in ratios else ""
         cells += [f"{seconds[program]:.1f} s", ratio, f"{100 * mine[0]['agreement']:.2f} %"]
     return f"| {' | '.join(cells)} |"
 

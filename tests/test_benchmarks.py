@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks.history import Figure, losses, read, record
-from benchmarks.publishing import BEGIN, DOCUMENT, END, ROOT, block, joined, picture, read_results, table
+from benchmarks.publishing import BEGIN, DOCUMENT, END, ROOT, block, joined, picture, ratios_of, read_results, table
 
 RESULTS = {
     "model": "resnet18",
@@ -24,7 +24,7 @@ RESULTS = {
         {"program": "batchrec", "track": "documented", "seconds": [50.0, 40.0, 42.0], "agreement": 0.995},
         {"program": "raydata", "track": "documented", "seconds": [100.0, 84.0, 80.0], "agreement": 1.0},
         {"program": "batchrec", "track": "tuned", "seconds": [41.0], "agreement": 0.995},
-        {"program": "raydata", "track": "tuned", "seconds": [], "agreement": 0.0},
+        {"program": "raydata", "track": "tuned", "seconds": [None], "agreement": 0.0},
     ],
 }
 FIGURE = Figure("whole job, s", 10.0, "lower", "a machine", "2026-01-02T03:04:05+00:00", "abc")
@@ -36,12 +36,19 @@ def test_the_table_has_medians_ratios_and_agreement() -> None:
     assert lines[-1] == "| Ray Data | 84.0 s | 0.50 | 100.00 % | failed |  |  |"
 
 
+def test_a_ratio_is_the_median_of_those_within_one_round() -> None:
+    slow_round = [{"program": "batchrec", "track": "tuned", "seconds": [10.0, 30.0, 12.0, None], "agreement": 1.0}]
+    slow_round += [{"program": "daft", "track": "tuned", "seconds": [20.0, 60.0, 21.0, 1.0], "agreement": 1.0}]
+    assert ratios_of(RESULTS | {"runs": slow_round}, "tuned") == {"daft": 0.5}
+    assert ratios_of(RESULTS | {"runs": slow_round[1:]}, "tuned") == {}
+
+
 def test_rounds_of_another_day_join_those_that_are_kept() -> None:
     later = RESULTS | {"date": "2026-01-03T03:04:05+00:00", "commit": "def"}
     both = joined(RESULTS, later)
-    assert [len(run["seconds"]) for run in both["runs"]] == [6, 6, 2, 0]
+    assert [len(run["seconds"]) for run in both["runs"]] == [6, 6, 2, 2]
     assert both["commit"] == "abc, def"
-    assert table(both).startswith("**resnet18, 8,000 images**, 2026-01-02 and 2026-01-03, a machine; median of 6 rounds")
+    assert "2026-01-02 and 2026-01-03, a machine; median of 6 rounds" in table(both)
     assert joined(both, later)["date"].count("2026-01-03") == 1
 
 
