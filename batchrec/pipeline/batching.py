@@ -10,13 +10,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from math import inf
 
 import numpy as np
 
 from batchrec.pipeline.collecting import Collector
-from batchrec.pipeline.waiting import FetchedImage, WaitingImages
+from batchrec.pipeline.waiting import Batch, FetchedImage, Source, WaitingImages
 
 #: Batches given to the model or waiting for it, below which its device has time for something else.
 _STARVING_BELOW = 2
@@ -45,30 +44,6 @@ class Room:
         if granted:
             self.num_bytes = num_bytes
         return granted
-
-
-@dataclass(slots=True, eq=False)
-class Source:
-    """Rows of one shard that wait to be fetched; ``stays`` says that no other process may be asked to."""
-
-    collector: Collector
-    rows: range
-    stays: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class Batch:
-    """A slab of images for one forward pass.
-
-    Attributes:
-        slab: uint8 (batch size, height, width, 3); slots behind the last are whatever was there before.
-        rows: Whose image lies in each slot.
-        num_copied: Slots whose pixels are in place.
-    """
-
-    slab: np.ndarray
-    rows: list[tuple[Collector, int]] = field(default_factory=list)
-    num_copied: int = 0
 
 
 class Workbench:
@@ -202,6 +177,11 @@ class Workbench:
             self._release(num_bytes)
             self._num_upstream -= 1
             self._flush_if_idle()
+
+    def give_up(self, image: FetchedImage, error: Exception) -> None:
+        """End the shard of an image taken from here, by a fault that is not the image's."""
+        self.drop(image.let_go())
+        image.collector.abort(error)
 
     def place(self, image: FetchedImage, pixels: np.ndarray) -> None:
         """Copy a decoded image into the next slot, let its bytes go; the batch goes to the model once it is full."""

@@ -10,7 +10,8 @@ from batchrec.pipeline.exif import orientation_of
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _STANDALONE = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})
 _SOS, _EOI, _APP0, _APP1, _APP14 = 0xDA, 0xD9, 0xE0, 0xE1, 0xEE
-_SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), 0xC2
+_BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
+_SEQUENTIAL = (_BASELINE, _EXTENDED)
 _MAX_SIDE = 65_500
 _MAX_SCANS = 100
 END_MARKER = b"\xff\xd9"
@@ -27,7 +28,8 @@ class JpegHeader:
         has_one_scan: Whether one scan holds the whole picture, so that it cannot end between two.
         scan_start: Where the first scan starts.
         rarity: The variant, when it is one that decoders may refuse; else empty.
-        is_grey: Whether it has no colours.
+        is_baseline: Whether its process is the first of the standard's, which every decoder knows.
+        sampling: Of each component the factors, horizontal times 16 plus vertical.
     """
 
     size: tuple[int, int]
@@ -36,7 +38,8 @@ class JpegHeader:
     has_one_scan: bool
     scan_start: int
     rarity: str
-    is_grey: bool
+    is_baseline: bool
+    sampling: bytes
 
 
 def read_jpeg_header(data: bytes) -> JpegHeader:
@@ -107,7 +110,8 @@ def _header(data: bytes, frame_at: int, scan_start: int, orientation: int, colou
         has_one_scan=has_one_scan,
         scan_start=scan_start,
         rarity="" if huffman and precision == 8 else _rarity(marker, precision),
-        is_grey=components == 1,
+        is_baseline=marker == _BASELINE,
+        sampling=data[frame_at + 11 : frame_at + 11 + 3 * components : 3],
     )
 
 

@@ -9,10 +9,11 @@ from math import inf
 
 import numpy as np
 
-from batchrec.pipeline.batching import Batch, Source, Workbench
+from batchrec.pipeline.batching import Workbench
 from batchrec.pipeline.collecting import Collector
 from batchrec.pipeline.decoding import ImageFacts
 from batchrec.pipeline.resizing import Pixels
+from batchrec.pipeline.waiting import Batch, Source
 
 
 @dataclass(frozen=True, slots=True, eq=False)

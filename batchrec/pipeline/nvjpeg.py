@@ -18,14 +18,15 @@ import numpy as np
 import simplejpeg
 
 from batchrec.errors import ImageError, ModelError
+from batchrec.pipeline.decoding import Decoder
 from batchrec.pipeline.jpeg import END_MARKER, JpegHeader, read_jpeg_header
 from batchrec.pipeline.resizing import Resizer, upright, window_of
+from batchrec.spec import ImageLimits
 
 if TYPE_CHECKING:
     from batchrec.models.backends.queues import Device
     from batchrec.models.preprocessing import Preprocess
     from batchrec.pipeline.resizing import Pixels
-    from batchrec.spec import ImageLimits
 
 #: Images of one call. What is fewer than the least is done sooner by the cores.
 LEAST_TOGETHER: Final = 16
@@ -34,6 +35,11 @@ MOST_TOGETHER: Final = 128
 MOST_PIXELS: Final = 64_000_000
 _MOST_PIXELS_OF_ONE: Final = 16_000_000
 _END_WITHIN: Final = 64
+#: 4:4:4, 4:2:2, 4:2:0 and 4:4:0: in colour, and sampled as nearly all are.
+_SAMPLINGS: Final = frozenset({b"\x11\x11\x11", b"\x21\x11\x11", b"\x22\x11\x11", b"\x12\x11\x11"})
+#: Mean distance, in levels, of what a device makes of a plain picture from what a core does.
+_MOST_DISTANCE: Final = 4.0
+_WITHOUT: Final = "install a torchvision built with nvJPEG, or begin another job without --decoding nvjpeg"
 
 
 class NvJpegDecoder:
@@ -45,7 +51,7 @@ class NvJpegDecoder:
         device: The model's device.
 
     Raises:
-        ModelError: nvJPEG is not to be had here.
+        ModelError: nvJPEG is not to be had here, or makes something else of a picture than a core.
     """
 
     def __init__(self, preprocess: Preprocess, limits: ImageLimits, device: Device) -> None:
@@ -64,16 +70,22 @@ class NvJpegDecoder:
         self._prove()
 
     def _prove(self) -> None:
-        """Decode one small image, so that what is missing is found before the first batch."""
-        data = simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8))
+        """Decode one small picture as a core does too, so that what is wrong is found before the first batch."""
+        data = simplejpeg.encode_jpeg(_plain_picture(), colorsubsampling="444")
         try:
-            self._decode([(data, read_jpeg_header(data))], 0)
+            (found,) = self._decode([(data, read_jpeg_header(data))], 0)
         except (RuntimeError, AttributeError) as error:
             raise ModelError(
-                "nvJPEG cannot decode here",
-                found=str(error).split("\n")[0][:200],
-                advice="install a torchvision built with nvJPEG, or begin another job without --decoding nvjpeg",
+                "nvJPEG cannot decode here", found=str(error).split("\n")[0][:200], advice=_WITHOUT
             ) from error
+        expected, _ = Decoder(self._preprocess, ImageLimits()).decode(data)
+        distance = np.inf if found is None else float(np.abs(found.astype(np.int16) - expected).mean())
+        if distance > _MOST_DISTANCE:
+            raise ModelError(
+                "nvJPEG decodes a plain picture otherwise than a core",
+                found=f"{distance:.0f} levels of 255 apart in the mean",
+                advice=_WITHOUT,
+            )
 
     def takes(self, data: bytes) -> JpegHeader | None:
         """Return the header of an image it can decode; None leaves the image, and what is wrong with it, to a core.
@@ -88,7 +100,7 @@ class NvJpegDecoder:
         except (IndexError, ImageError):
             return None
         width, height = jpeg.size
-        if not jpeg.is_plain or jpeg.is_grey or not jpeg.has_one_scan:
+        if not (jpeg.is_plain and jpeg.is_baseline and jpeg.has_one_scan and jpeg.sampling in _SAMPLINGS):
             return None
         if not 0 < width * height <= self._most_pixels:
             return None
@@ -138,3 +150,10 @@ class NvJpegDecoder:
             kept = self._resizer.from_planes(torch.stack([planes[index] for index in alike]), kind[1])
             self._pixels[places].copy_(kept, non_blocking=True)
             order += alike
+
+
+def _plain_picture() -> Pixels:
+    """Red grows to the right, green downwards, and blue is little: planes exchanged or turned are far from it."""
+    rising = np.linspace(60, 240, 64, dtype=np.uint8)
+    red, green = np.meshgrid(rising, rising)
+    return np.stack([red, green, np.full_like(red, 30)], axis=-1)

@@ -20,7 +20,7 @@ from operator import itemgetter
 
 from batchrec.errors import ImageError
 from batchrec.models.backends import Backend
-from batchrec.pipeline.batching import Batch, Room
+from batchrec.pipeline.batching import Room
 from batchrec.pipeline.collecting import Collector, Images, ShardPredictions
 from batchrec.pipeline.decoding import Decoder, ImageFacts
 from batchrec.pipeline.hands import Hands
@@ -30,7 +30,7 @@ from batchrec.pipeline.nvjpeg import NvJpegDecoder
 from batchrec.pipeline.resizing import Pixels
 from batchrec.pipeline.tally import Tally
 from batchrec.pipeline.together import DecodingTogether
-from batchrec.pipeline.waiting import FetchedImage
+from batchrec.pipeline.waiting import Batch, FetchedImage
 from batchrec.records import EmbeddingSpec
 from batchrec.storage import ImageReader
 
@@ -200,15 +200,7 @@ class Stream:
             try:
                 self._predict(work) if isinstance(work, Batch) else self._decode(work)
             except Exception as error:  # noqa: BLE001  the border of a shard, as above
-                self._abort(work, error)
-
-    def _abort(self, work: Batch | FetchedImage, error: Exception) -> None:
-        if isinstance(work, Batch):
-            for collector, _ in work.rows:
-                collector.abort(error)
-        else:
-            self._bench.drop(work.let_go())
-            work.collector.abort(error)
+                work.abort(error) if isinstance(work, Batch) else self._bench.give_up(work, error)
 
     def _fetch(self, collector: Collector, row: int, room: Room) -> None:
         hand = self._hands.mine()

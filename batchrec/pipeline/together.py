@@ -40,8 +40,7 @@ class DecodingTogether:
                 self._decode(left)
             except Exception as error:  # noqa: BLE001  the border of a shard: a fault here ends those in hand, not the thread
                 for image in left:
-                    self._bench.drop(image.let_go())
-                    image.collector.abort(error)
+                    self._bench.give_up(image, error)
 
     def _decode(self, left: deque[FetchedImage]) -> None:
         hand = self._hands.mine()

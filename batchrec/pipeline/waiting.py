@@ -1,12 +1,23 @@
-"""Encoded images between those who fetch and those who decode."""
+"""What waits between the stages of one worker: rows to fetch, encoded images, batches for the model."""
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from batchrec.pipeline.collecting import Collector
 from batchrec.pipeline.jpeg import JpegHeader
+
+
+@dataclass(slots=True, eq=False)
+class Source:
+    """Rows of one shard that wait to be fetched; ``stays`` says that no other process may be asked to."""
+
+    collector: Collector
+    rows: range
+    stays: bool = False
 
 
 @dataclass(slots=True)
@@ -70,3 +81,23 @@ class WaitingImages:
                 break
             taken.append(self._for_either.popleft())
         return taken
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """A slab of images for one forward pass.
+
+    Attributes:
+        slab: uint8 (batch size, height, width, 3); slots behind the last are whatever was there before.
+        rows: Whose image lies in each slot.
+        num_copied: Slots whose pixels are in place.
+    """
+
+    slab: np.ndarray
+    rows: list[tuple[Collector, int]] = field(default_factory=list)
+    num_copied: int = 0
+
+    def abort(self, error: Exception) -> None:
+        """End the shards of its images."""
+        for collector, _ in self.rows:
+            collector.abort(error)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillWaiting
 from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 from PIL import Image
 
@@ -21,14 +22,14 @@ from batchrec.models.backends import Scores
 from batchrec.models.backends.queues import CudaDevice
 from batchrec.models.preprocessing import Preprocess
 from batchrec.pipeline import together
-from batchrec.pipeline.batching import Batch, Room, Workbench
+from batchrec.pipeline.batching import Room, Workbench
 from batchrec.pipeline.collecting import Collector
 from batchrec.pipeline.decoding import Decoder, ImageFacts
 from batchrec.pipeline.jpeg import JpegHeader
 from batchrec.pipeline.nvjpeg import LEAST_TOGETHER, MOST_TOGETHER, NvJpegDecoder
 from batchrec.pipeline.resizing import Pixels
 from batchrec.pipeline.stream import Stream
-from batchrec.pipeline.waiting import FetchedImage, WaitingImages
+from batchrec.pipeline.waiting import Batch, FetchedImage, WaitingImages
 from batchrec.spec import ImageLimits, StoreOptions
 from batchrec.storage import ImageReader, UriPolicy
 from tests.models.devices import HostDevice, LateDevice
@@ -71,8 +72,14 @@ def test_pixels_are_those_of_a_core_to_a_level_or_two(decoder: NvJpegDecoder) ->
         assert distance.mean() < 0.4  # a core rounds twice, after each axis
 
 
+def sampled_4_1_1() -> bytes:
+    return bytes(simplejpeg.encode_jpeg(np.array(quadrants()), colorsubsampling="411"))
+
+
 NOT_FOR_A_DEVICE = {
     "progressive": encoded(quadrants(), "JPEG", progressive=True),
+    "extended sequential": encoded(quadrants(), "JPEG").replace(b"\xff\xc0", b"\xff\xc1", 1),
+    "of rare sampling": sampled_4_1_1(),
     "grey": encoded(quadrants("L"), "JPEG"),
     "CMYK": encoded(quadrants("CMYK"), "JPEG"),
     "PNG": encoded(quadrants(), "PNG"),
@@ -145,8 +152,20 @@ def test_without_nvjpeg_it_says_what_to_do() -> None:
     assert "--decoding nvjpeg" in str(raised.value.advice)
 
 
+@pytest.mark.parametrize("wrong", [lambda plane: plane.flip(0), lambda plane: plane.mT, torch.zeros_like])
+def test_a_device_that_makes_another_picture_of_it_is_refused(wrong: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    class Wrong(HostDevice):
+        def decode_jpegs(self, encoded: list[torch.Tensor]) -> list[torch.Tensor]:
+            return [wrong(planes) for planes in super().decode_jpegs(encoded)]
+
+    with pytest.raises(ModelError, match="otherwise than a core") as raised:
+        decoder_on(Wrong())
+    assert "levels of 255" in str(raised.value.found)
+    assert "--decoding nvjpeg" in str(raised.value.advice)
+
+
 def waiting_images(num_images: int, size: tuple[int, int] = (10, 10)) -> tuple[Collector, list[FetchedImage]]:
-    header = JpegHeader(size, 1, True, True, 0, "", is_grey=False)
+    header = JpegHeader(size, 1, True, True, 0, "", is_baseline=True, sampling=b"\x11\x11\x11")
     collector = Collector(["x"] * num_images, 1)
     return collector, [FetchedImage(collector, row, b"x", header) for row in range(num_images)]
 

@@ -20,13 +20,13 @@ from batchrec.errors import ErrorCode, ImageError
 from batchrec.models.backends import Scores
 from batchrec.models.backends.scores import scores_from_logits
 from batchrec.models.preprocessing import Preprocess
-from batchrec.pipeline.batching import Batch, Room, Workbench
+from batchrec.pipeline.batching import Room, Workbench
 from batchrec.pipeline.collecting import Collector
 from batchrec.pipeline.decoding import Decoder, Picture, PictureReader
 from batchrec.pipeline.hands import Hands
 from batchrec.pipeline.noting import Notes
 from batchrec.pipeline.stream import Stream
-from batchrec.pipeline.waiting import FetchedImage
+from batchrec.pipeline.waiting import Batch, FetchedImage
 from batchrec.spec import ImageLimits, StoreOptions
 from batchrec.storage import ImageReader, UriPolicy, reading
 
