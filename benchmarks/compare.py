@@ -202,10 +202,16 @@ def main() -> None:
     parser.add_argument("--more", action="store_true")
     parser.add_argument("--record", action="store_true")
     asked = parser.parse_args()
+    if asked.more and not asked.publish:
+        parser.error("--more adds to what --publish keeps: it needs it")
     asked.scratch.mkdir(parents=True, exist_ok=True)
     work = prepare(asked.archive, asked.weights, asked.model, asked.images)
     names = [name for name in asked.names.split(",") if name]
     listed = programs(work, asked.peers, asked.peer_python, names, asked.tracks.split(","))
+    place = RESULTS / f"{work.model}-{work.num_images}.json"
+    kept = json.loads(place.read_text()) if asked.more else None
+    if kept:
+        joined(kept, results(work, listed, asked.peer_python))  # what cannot be is said before hours of measuring
     for number in range(asked.rounds):
         print(f"round {number + 1} of {asked.rounds}", flush=True)
         for program in listed:
@@ -215,9 +221,7 @@ def main() -> None:
     (asked.scratch / "results.json").write_text(json.dumps(found, indent=1))  # whatever becomes of it below
     if asked.publish:
         RESULTS.mkdir(exist_ok=True)
-        place = RESULTS / f"{work.model}-{work.num_images}.json"
-        kept = joined(json.loads(place.read_text()), found) if asked.more else found
-        place.write_text(json.dumps(kept, indent=1) + "\n")
+        place.write_text(json.dumps(joined(kept, found) if kept else found, indent=1) + "\n")
         publish()
     if asked.record:
         mine = [seconds for program in listed if program.name == OURS for seconds in program.seconds if seconds]

@@ -42,7 +42,7 @@ def seconds_of(results: Results, track: str) -> dict[str, float]:
 
 
 def ratios_of(results: Results, track: str) -> dict[str, float]:
-    """Return our seconds over theirs, the median of the rounds' own: what slows a round slows all its programs."""
+    """Return our seconds over theirs, the median of what each round gave."""
     runs = {run["program"]: run["seconds"] for run in results["runs"] if run["track"] == track}
     if OURS not in runs:
         return {}
@@ -118,12 +118,18 @@ def joined(kept: Results, found: Results) -> Results:
     for name in ("model", "images", "machine", "versions"):
         if kept[name] != found[name]:
             raise ValueError(f"rounds are of one {name}, and these are of {kept[name]} and {found[name]}")
-    both = list(zip(kept["runs"], found["runs"], strict=True))
-    if any((old["program"], old["track"]) != (new["program"], new["track"]) for old, new in both):
-        raise ValueError("rounds are of the same programs in the same order")
-    runs = [{**new, "seconds": [*old["seconds"], *new["seconds"]]} for old, new in both]
+    before, after = ([(run["program"], run["track"]) for run in each["runs"]] for each in (kept, found))
+    if before != after:
+        raise ValueError(f"rounds are of the same programs in the same order, and these are of {before} and {after}")
+    runs = [_both(old, new) for old, new in zip(kept["runs"], found["runs"], strict=True)]
     both_say = {name: ", ".join(dict.fromkeys([*kept[name].split(", "), found[name]])) for name in ("date", "commit")}
     return {**found, **both_say, "runs": runs}
+
+
+def _both(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Add the rounds of a program; its agreement is that of the last in which it did its work."""
+    latest = new if any(new["seconds"]) else old
+    return {**latest, "seconds": [*old["seconds"], *new["seconds"]]}
 
 
 def block(all_results: list[Results]) -> str:

@@ -44,9 +44,12 @@ def test_a_ratio_is_the_median_of_those_within_one_round() -> None:
 
 
 def test_rounds_of_another_day_join_those_that_are_kept() -> None:
-    later = RESULTS | {"date": "2026-01-03T03:04:05+00:00", "commit": "def"}
+    runs = [run | {"agreement": 0.5} for run in RESULTS["runs"]]
+    runs[1] |= {"seconds": [None] * 3, "agreement": 0.0}
+    later = RESULTS | {"date": "2026-01-03T03:04:05+00:00", "commit": "def", "runs": runs}
     both = joined(RESULTS, later)
     assert [len(run["seconds"]) for run in both["runs"]] == [6, 6, 2, 2]
+    assert [run["agreement"] for run in both["runs"]] == [0.5, 1.0, 0.5, 0.0]  # of the last that did its work
     assert both["commit"] == "abc, def"
     assert "2026-01-02 and 2026-01-03, a machine; median of 6 rounds" in table(both)
     assert joined(both, later)["date"].count("2026-01-03") == 1
@@ -54,7 +57,14 @@ def test_rounds_of_another_day_join_those_that_are_kept() -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [{"machine": "another"}, {"versions": {"ray": "3"}}, {"images": 9}, {"runs": [*reversed(RESULTS["runs"])]}],
+    [
+        {"model": "resnet50"},
+        {"machine": "another"},
+        {"versions": {"ray": "3"}},
+        {"images": 9},
+        {"runs": [*reversed(RESULTS["runs"])]},
+        {"runs": RESULTS["runs"][:2]},
+    ],
 )
 def test_rounds_of_other_machines_versions_work_or_programs_do_not(other: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="rounds are of"):

@@ -84,7 +84,7 @@ def open_nvjpeg(job: WorkerJob, device: str) -> NvJpegDecoder | None:
     """Return what decodes them on the model's device; None where the job is to have them decoded by cores alone.
 
     Raises:
-        ModelError: nvJPEG is not to be had here.
+        ModelError: nvJPEG is not to be had here, or makes another picture of a JPEG than a core.
     """
     return NvJpegDecoder(job.model.preprocess, job.limits, CudaDevice(device)) if job.nvjpeg else None
 

@@ -28,7 +28,7 @@ class JpegHeader:
         has_one_scan: Whether one scan holds the whole picture, so that it cannot end between two.
         scan_start: Where the first scan starts.
         rarity: The variant, when it is one that decoders may refuse; else empty.
-        is_baseline: Whether its process is the first of the standard's, which every decoder knows.
+        is_baseline: Whether its frame is SOF0, which every decoder knows.
         sampling: Of each component the factors, horizontal times 16 plus vertical.
     """
 

@@ -37,9 +37,8 @@ _MOST_PIXELS_OF_ONE: Final = 16_000_000
 _END_WITHIN: Final = 64
 #: 4:4:4, 4:2:2, 4:2:0 and 4:4:0: in colour, and sampled as nearly all are.
 _SAMPLINGS: Final = frozenset({b"\x11\x11\x11", b"\x21\x11\x11", b"\x22\x11\x11", b"\x12\x11\x11"})
-#: Mean distance, in levels, of what a device makes of a plain picture from what a core does.
+#: Mean distance, in levels, of what a device makes of a test picture from what a core does.
 _MOST_DISTANCE: Final = 4.0
-_WITHOUT: Final = "install a torchvision built with nvJPEG, or begin another job without --decoding nvjpeg"
 
 
 class NvJpegDecoder:
@@ -51,7 +50,7 @@ class NvJpegDecoder:
         device: The model's device.
 
     Raises:
-        ModelError: nvJPEG is not to be had here, or makes something else of a picture than a core.
+        ModelError: nvJPEG is not to be had here, or makes another picture of a JPEG than a core.
     """
 
     def __init__(self, preprocess: Preprocess, limits: ImageLimits, device: Device) -> None:
@@ -70,21 +69,27 @@ class NvJpegDecoder:
         self._prove()
 
     def _prove(self) -> None:
-        """Decode one small picture as a core does too, so that what is wrong is found before the first batch."""
-        data = simplejpeg.encode_jpeg(_plain_picture(), colorsubsampling="444")
+        """Decode a test picture as a core does too, so that what is wrong is found before the first batch."""
+        images = [simplejpeg.encode_jpeg(_test_picture(), colorsubsampling=sampling) for sampling in ("444", "420")]
         try:
-            (found,) = self._decode([(data, read_jpeg_header(data))], 0)
+            found = self._decode([(data, read_jpeg_header(data)) for data in images], 0)
         except (RuntimeError, AttributeError) as error:
             raise ModelError(
-                "nvJPEG cannot decode here", found=str(error).split("\n")[0][:200], advice=_WITHOUT
+                "nvJPEG cannot decode here",
+                found=str(error).split("\n")[0][:200],
+                advice="install a torchvision built with nvJPEG, or begin another job without --decoding nvjpeg",
             ) from error
-        expected, _ = Decoder(self._preprocess, ImageLimits()).decode(data)
-        distance = np.inf if found is None else float(np.abs(found.astype(np.int16) - expected).mean())
-        if distance > _MOST_DISTANCE:
+        core = Decoder(self._preprocess, ImageLimits())
+        for data, pixels in zip(images, found, strict=True):
+            self._compare(pixels, core.decode(data)[0])
+
+    def _compare(self, pixels: Pixels | None, expected: Pixels) -> None:
+        distance = None if pixels is None else float(np.abs(pixels.astype(np.int16) - expected).mean())
+        if distance is None or distance > _MOST_DISTANCE:
             raise ModelError(
-                "nvJPEG decodes a plain picture otherwise than a core",
-                found=f"{distance:.0f} levels of 255 apart in the mean",
-                advice=_WITHOUT,
+                "nvJPEG makes another picture of a JPEG than a core",
+                found="another size" if distance is None else f"{distance:.0f} of 255 levels apart in the mean",
+                advice="try another torchvision or driver, or begin another job without --decoding nvjpeg",
             )
 
     def takes(self, data: bytes) -> JpegHeader | None:
@@ -152,7 +157,7 @@ class NvJpegDecoder:
             order += alike
 
 
-def _plain_picture() -> Pixels:
+def _test_picture() -> Pixels:
     """Red grows to the right, green downwards, and blue is little: planes exchanged or turned are far from it."""
     rising = np.linspace(60, 240, 64, dtype=np.uint8)
     red, green = np.meshgrid(rising, rising)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillWaiting
 from pathlib import Path
@@ -72,14 +72,14 @@ def test_pixels_are_those_of_a_core_to_a_level_or_two(decoder: NvJpegDecoder) ->
         assert distance.mean() < 0.4  # a core rounds twice, after each axis
 
 
-def sampled_4_1_1() -> bytes:
-    return bytes(simplejpeg.encode_jpeg(np.array(quadrants()), colorsubsampling="411"))
+def sampled(factors: str) -> bytes:
+    return bytes(simplejpeg.encode_jpeg(np.array(quadrants()), colorsubsampling=factors))
 
 
 NOT_FOR_A_DEVICE = {
     "progressive": encoded(quadrants(), "JPEG", progressive=True),
     "extended sequential": encoded(quadrants(), "JPEG").replace(b"\xff\xc0", b"\xff\xc1", 1),
-    "of rare sampling": sampled_4_1_1(),
+    "of rare sampling": sampled("411"),
     "grey": encoded(quadrants("L"), "JPEG"),
     "CMYK": encoded(quadrants("CMYK"), "JPEG"),
     "PNG": encoded(quadrants(), "PNG"),
@@ -97,9 +97,9 @@ def test_whatever_is_no_plain_baseline_jpeg_is_left_to_a_core(kind: str) -> None
     assert decoder_on(HostDevice()).takes(NOT_FOR_A_DEVICE[kind]) is None
 
 
-@pytest.mark.parametrize("subsampling", [0, 1, 2])
-def test_plain_baseline_jpegs_in_colour_are_taken(subsampling: int) -> None:
-    header = decoder_on(HostDevice()).takes(encoded(quadrants(), "JPEG", subsampling=subsampling))
+@pytest.mark.parametrize("sampling", ["444", "422", "420", "440"])
+def test_plain_baseline_jpegs_in_colour_are_taken(sampling: str) -> None:
+    header = decoder_on(HostDevice()).takes(sampled(sampling))
     assert header is not None
     assert header.size == (64, 32)
 
@@ -138,7 +138,7 @@ def test_where_memory_runs_out_fewer_are_decoded_at_once() -> None:
     decoder = decoder_on(Narrow())
     found = decoder.decode(taken(decoder, photographs(32)))
     assert all(pixels is not None for pixels in found)
-    assert calls == [1, 32, 16, 8, 8, 16, 8, 8]
+    assert calls == [2, 32, 16, 8, 8, 16, 8, 8]
 
 
 def test_without_nvjpeg_it_says_what_to_do() -> None:
@@ -152,16 +152,35 @@ def test_without_nvjpeg_it_says_what_to_do() -> None:
     assert "--decoding nvjpeg" in str(raised.value.advice)
 
 
-@pytest.mark.parametrize("wrong", [lambda plane: plane.flip(0), lambda plane: plane.mT, torch.zeros_like])
-def test_a_device_that_makes_another_picture_of_it_is_refused(wrong: Callable[[torch.Tensor], torch.Tensor]) -> None:
+def squeezed(planes: torch.Tensor) -> torch.Tensor:
+    """As video has it, where 16 is black and 235 white."""
+    return (16 + planes * (219 / 255)).to(torch.uint8)
+
+
+WRONG = {
+    "planes exchanged": lambda planes: planes.flip(0),
+    "turned": lambda planes: planes.mT,
+    "black": torch.zeros_like,
+    "levels of video": squeezed,
+    "another size": lambda planes: planes[:, 1:],
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_device_that_makes_another_picture_of_a_jpeg_is_refused(kind: str) -> None:
     class Wrong(HostDevice):
         def decode_jpegs(self, encoded: list[torch.Tensor]) -> list[torch.Tensor]:
-            return [wrong(planes) for planes in super().decode_jpegs(encoded)]
+            return [WRONG[kind](planes) for planes in super().decode_jpegs(encoded)]
 
-    with pytest.raises(ModelError, match="otherwise than a core") as raised:
-        decoder_on(Wrong())
-    assert "levels of 255" in str(raised.value.found)
+    with pytest.raises(ModelError, match="another picture of a JPEG than a core") as raised:
+        NvJpegDecoder(Preprocess(256, 224), ImageLimits(), Wrong())
+    assert ("another size" if kind == "another size" else "of 255 levels") in str(raised.value.found)
     assert "--decoding nvjpeg" in str(raised.value.advice)
+
+
+@pytest.mark.parametrize("resize, crop", [(32, 28), (232, 224), (480, 480), (72, 8)])
+def test_a_device_is_not_refused_for_the_sizes_a_model_wants(resize: int, crop: int) -> None:
+    assert NvJpegDecoder(Preprocess(resize, crop), ImageLimits(), HostDevice()).takes(photographs(1)[0])
 
 
 def waiting_images(num_images: int, size: tuple[int, int] = (10, 10)) -> tuple[Collector, list[FetchedImage]]:

@@ -369,6 +369,30 @@ def test_shards_that_break_give_their_room_back(tmp_path: Path, large_files: lis
     stream.close()
 
 
+def test_an_image_given_up_ends_its_shard_and_the_batch_it_left_goes_out() -> None:
+    bench = Workbench(lambda: np.zeros((4, 2, 2, 3), np.uint8), max_buffered_bytes=1000, max_ready_batches=2)
+    broken, whole = Collector(["x"], 1), Collector(["x", "x"], 1)
+    for collector in (broken, whole):
+        bench.add_shard(collector)
+    for _ in range(3):
+        collector, row = bench.next_row() or pytest.fail("there are rows")
+        assert Room(bench).reserve(1, None)
+        bench.put_image(FetchedImage(collector, row, b"x"))
+    images = [bench.next_work(decodes=True, predicts=False) for _ in range(3)]
+    for image in images:
+        assert isinstance(image, FetchedImage)
+        if image.collector is broken:
+            bench.give_up(image, RuntimeError("a fault of our own"))
+        else:
+            bench.place(image, np.zeros((2, 2, 3), np.uint8))
+    with pytest.raises(RuntimeError, match="a fault of our own"):
+        broken.future.result(timeout=0)
+    assert bench.fill() == {"images": 0.0, "batches": 0.5}
+    batch = bench.next_work(decodes=False, predicts=True)
+    assert isinstance(batch, Batch)
+    assert [row for _, row in batch.rows] == [0, 1]
+
+
 def test_closing_wakes_reads_that_wait_for_room(tmp_path: Path, large_files: list[str]) -> None:
     decoding, may_end = threading.Event(), threading.Event()
 
