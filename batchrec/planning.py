@@ -132,11 +132,11 @@ def plan_job(spec: JobSpec, *, site: Site | None = None, model: ModelSpec | None
         refuse_foreign_content(store, layout.parts_prefix)
     else:
         refuse_other_job(store, standing, identity)
+        # The seal first: a plan or parts looked for before another coordinator sealed would not be those it sealed.
+        sealed = read_seal(store, layout)
         plan = standing_plan(store, layout, plan)
         if precision == "int8":
             model = replace(model, quantised=model.quantised or standing_quantised(store, layout))
-        # The seal first: parts listed before another coordinator sealed would look lost.
-        sealed = read_seal(store, layout)
         done = standing_parts(store, layout, len(plan))
         complete = sealed is not None
         if sealed is not None:

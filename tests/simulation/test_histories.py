@@ -7,6 +7,7 @@ import pytest
 from batchrec.errors import OutputError, StorageLost
 from batchrec.output.layout import OUTPUT_KEY, SUCCESS_KEY, Layout
 from batchrec.output.parts import encode_part
+from batchrec.report.summary import RunSummary
 from tests.output import making
 from tests.simulation import work
 from tests.simulation.ending import settle
@@ -57,6 +58,24 @@ def test_a_coordinator_that_slept_while_its_folder_went_to_another_job_does_not_
     world.until(lambda: not sleeper.alive)
     assert isinstance(world.ends[sleeper], OutputError | StorageLost)
     assert SUCCESS_KEY not in world.bucket.objects
+    settle(world)
+    world.close()
+
+
+@pytest.mark.parametrize("steps", range(1, 9))
+def test_a_coordinator_that_slept_while_another_sealed_with_other_boundaries_finds_it_complete(steps: int) -> None:
+    world = World(0)
+    first = world.start()
+    world.until(lambda: OUTPUT_KEY in world.bucket.objects)
+    world.kill(first)
+    sleeper = world.start(rows_per_shard=3)
+    world.go_on(steps)
+    world.stop(sleeper, 300)
+    rival = world.start(rows_per_shard=2)
+    world.until(lambda: not rival.alive)
+    assert SUCCESS_KEY in world.bucket.objects
+    world.until(lambda: not sleeper.alive)
+    assert isinstance(world.ends[sleeper], RunSummary)
     settle(world)
     world.close()
 
