@@ -55,7 +55,7 @@ def own_ray(num_cpus: int, slabs_bytes: int = 0) -> Iterator[None]:
 def start_local_ray(num_cpus: int, slabs_bytes: int = 0) -> None:
     """Start a Ray of this process's own on this machine, whatever RAY_ADDRESS says."""
     os.environ.update(_LOCAL_ENVIRONMENT)
-    with _own_signals(), _deaf_children():
+    with _own_signals(), _deaf_children(), _no_api_server():
         ray.init(
             address="local",
             num_cpus=num_cpus,
@@ -65,6 +65,21 @@ def start_local_ray(num_cpus: int, slabs_bytes: int = 0) -> None:
             log_to_driver=True,
         )
     _shorten_its_end()
+
+
+@contextmanager
+def _no_api_server() -> Iterator[None]:
+    """Start a Ray without its API server, which counts usage where there is no dashboard; Ray waits seconds for it."""
+    from ray._private.node import Node
+
+    start = getattr(Node, "start_api_server", None)  # no public name says so
+    if start is not None:
+        Node.start_api_server = lambda node, **_: None
+    try:
+        yield
+    finally:
+        if start is not None:
+            Node.start_api_server = start
 
 
 def _shorten_its_end() -> None:
