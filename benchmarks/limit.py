@@ -60,8 +60,10 @@ def ratio_of(spec: JobSpec) -> float:
         raise SystemExit("the job was too short to say anything: more --images")
     print(
         f"limit {found.limit.images_per_s:.0f}/s, steady {summary.steady_images_per_s:.0f}/s, ratio "
-        f"{compared.achieved_over_limit:.3f}, whole {summary.wall_s:.1f} s; predicted / measured "
-        f"{compared.predicted_over_measured_rate:.3f} steady, {compared.predicted_over_measured_s:.3f} whole\n",
+        f"{compared.achieved_over_limit:.3f}; whole {summary.wall_s:.1f} s, {summary.start_s:.1f} s of them before the "
+        f"first row, {summary.images_per_s:.0f}/s, ratio {summary.images_per_s / found.limit.images_per_s:.3f}; "
+        f"predicted / measured {compared.predicted_over_measured_rate:.3f} steady, "
+        f"{compared.predicted_over_measured_s:.3f} whole\n",
         flush=True,
     )
     return compared.achieved_over_limit
