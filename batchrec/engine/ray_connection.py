@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
+from typing import Any
 
 import psutil
 import ray
@@ -29,6 +30,8 @@ _OBJECT_STORE_BYTES = 100 * 2**20
 _VITAL = ("raylet", "gcs_server")
 #: Signals that ask a process to end.
 ENDING = (signal.SIGTERM, signal.SIGHUP)
+#: An address where nobody answers: that of the API server might be another Ray's.
+_NOBODY = b"127.0.0.1:9"
 #: Resource of the node that is the head.
 _HEAD = "node:__internal_head__"
 
@@ -74,12 +77,21 @@ def _no_api_server() -> Iterator[None]:
 
     start = getattr(Node, "start_api_server", None)  # no public name says so
     if start is not None:
-        Node.start_api_server = lambda node, **_: None
+        Node.start_api_server = _say_nobody_is_there
     try:
         yield
     finally:
         if start is not None:
             Node.start_api_server = start
+
+
+def _say_nobody_is_there(node: Any, **_: Any) -> None:
+    """Leave what an API server would: without its address Ray's agent looks for it, and logs an error, every second."""
+    from ray._private import ray_constants
+
+    node._webui_url = ""  # as Ray has it where there is no dashboard
+    address, namespace = ray_constants.DASHBOARD_ADDRESS.encode(), ray_constants.KV_NAMESPACE_DASHBOARD
+    node.get_gcs_client().internal_kv_put(address, _NOBODY, True, namespace)
 
 
 def _shorten_its_end() -> None:
