@@ -1,6 +1,6 @@
-"""From command to first published part, warm cache, in new processes.
+"""From command to first published part, and to the command's end, warm cache, in new processes.
 
-python benchmarks/startup.py [--rounds 5]
+python benchmarks/startup.py [--rounds 5] [--images 1000]
 """
 
 from __future__ import annotations
@@ -33,17 +33,19 @@ def first_part_s(manifest: Path, out: Path, pool: str) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=1000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        manifest = draw_archive(Path(scratch) / "archive", num_images=1000)
+        manifest = draw_archive(Path(scratch) / "archive", num_images=arguments.images)
         first_part_s(manifest, Path(scratch) / "warm", "inline")
-        times: dict[str, list[float]] = {"ray": [], "inline": []}
+        times: dict[str, list[tuple[float, float]]] = {"ray": [], "inline": []}
         for number in range(arguments.rounds):
             for pool, seconds in times.items():
-                seconds.append(first_part_s(manifest, Path(scratch) / f"{pool}{number}", pool)[0])
+                seconds.append(first_part_s(manifest, Path(scratch) / f"{pool}{number}", pool))
         for pool, seconds in times.items():
-            median = statistics.median(seconds)
-            print(f"{pool}: first part after {median:.1f} s ({min(seconds):.1f} to {max(seconds):.1f})")
+            for what, measured in zip(("first part", "end"), zip(*seconds, strict=True), strict=True):
+                median = statistics.median(measured)
+                print(f"{pool}: {what} after {median:.1f} s ({min(measured):.1f} to {max(measured):.1f})")
 
 
 if __name__ == "__main__":
