@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,6 +19,7 @@ from batchrec.engine.help_pool import (
     HelperTold,
     LotDecoded,
 )
+from batchrec.own_process import begin_actor
 from batchrec.records import InHand
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class _HelperActor:
     """The actor around a helper."""
 
     def __init__(self, make_helper: Callable[[], Helper]) -> None:
-        os.dup2(2, 1)  # as in a worker
+        begin_actor()
         self._helper = make_helper()
 
     def start(self) -> None:

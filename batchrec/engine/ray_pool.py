@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -28,6 +27,7 @@ from batchrec.engine.pool import (
 from batchrec.engine.ray_connection import ENDING, cluster_nodes, num_pending_nodes
 from batchrec.engine.ray_help import RayHelp
 from batchrec.errors import ClusterLost
+from batchrec.own_process import begin_actor
 from batchrec.records import Attempt
 
 _IDLE_S = 0.1
@@ -212,7 +212,7 @@ class _WorkerActor:
     """The actor around a worker."""
 
     def __init__(self, make_worker: Callable[[], Runner]) -> None:
-        os.dup2(2, 1)  # what a library prints must not get between the lines of our own stdout
+        begin_actor()
         self._worker, self._help = make_worker(), RayHelp()
 
     def start(self) -> tuple[Any, str]:
