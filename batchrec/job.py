@@ -22,7 +22,7 @@ from batchrec.engine.identity import bind
 from batchrec.engine.int8_record import keep_quantised
 from batchrec.engine.ledger import Ledger
 from batchrec.engine.request_budget import FIRST_SHARE, BudgetedPool
-from batchrec.engine.sites import Site
+from batchrec.engine.sites import OpenPool, Site
 from batchrec.engine.stalling import StallWatch
 from batchrec.engine.summing import summarise
 from batchrec.engine.telling import Journal, Quiet
@@ -73,22 +73,23 @@ def run_job(
     job = plan_job(spec, site=site, model=model)
     store = open_store(spec.output, spec.store)
     layout = Layout(job.identity.job_id)
-    if not job.complete:
-        job = prepare(store, layout, job, observer.say)
-    on_plan(job)
     sealed = read_seal(store, layout) if job.complete else None
     if sealed is not None:
+        on_plan(job)
         if not stands(store, layout.spec_key):  # a repair moved it away; whoever may only read does without
             with suppress(AccessError, StorageLost):
                 define(store, layout, job.identity, job.spec)
         return _report(job, store, sealed, RunCounts(), began_at, began, observer)
-    held = claim(store, layout, takeover=spec.takeover, say=observer.say)
-    try:
-        counts = _run(job, store, layout, held, observer, began)
-        job = _bind(store, layout, job)  # not into a folder that another job took, or without its plan
-        sealed = seal(store, layout, list(job.plan), [file.name for file in job.manifest.files])
-    finally:
-        held.release()
+    with job.site.starting(job.placement) as open_pool:
+        job = prepare(store, layout, job, observer.say)
+        on_plan(job)
+        held = claim(store, layout, takeover=spec.takeover, say=observer.say)
+        try:
+            counts = _run(job, store, layout, held, open_pool, observer, began)
+            job = _bind(store, layout, job)  # not into a folder that another job took, or without its plan
+            sealed = seal(store, layout, list(job.plan), [file.name for file in job.manifest.files])
+        finally:
+            held.release()
     return _report(job, store, sealed, counts, began_at, began, observer)
 
 
@@ -141,7 +142,9 @@ def _bind(store: Store, layout: Layout, job: Job) -> Job:
     return replace(job, plan=standing_plan(store, layout, job.plan))
 
 
-def _run(job: Job, store: Store, layout: Layout, held: Claim, observer: Observer, began: float) -> RunCounts:
+def _run(
+    job: Job, store: Store, layout: Layout, held: Claim, open_pool: OpenPool, observer: Observer, began: float
+) -> RunCounts:
     done = standing_parts(store, layout, len(job.plan))
     ledger = Ledger(job.plan, done, run_id=uuid.uuid4().hex[:12])
     if ledger.finished:
@@ -149,10 +152,8 @@ def _run(job: Job, store: Store, layout: Layout, held: Claim, observer: Observer
     observer = _metered(job, observer)
     if job.site.spans_machines:
         carry_weights(job.model, store)
-    with (
-        closing(Journal(observer, store, layout, held.number, job.plan.num_rows, len(job.plan))) as journal,
-        job.site.open_pool(job.placement, partial(Worker, worker_job(job, store))) as pool,
-    ):
+    with closing(Journal(observer, store, layout, held.number, job.plan.num_rows, len(job.plan))) as journal:
+        pool = open_pool(partial(Worker, worker_job(job, store)))
         max_requests = job.spec.max_requests
         coordinator = Coordinator(
             ledger,

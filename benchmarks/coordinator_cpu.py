@@ -12,14 +12,15 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
 from batchrec.engine.coordinator import Coordinator
 from batchrec.engine.devices import Placement
 from batchrec.engine.ledger import Ledger
+from batchrec.engine.local_ray import LocalRay
 from batchrec.engine.pool import LiveCounts
-from batchrec.engine.ray_connection import own_ray
 from batchrec.engine.ray_pool import RayPool
 from batchrec.engine.telling import Quiet
 from batchrec.records import Attempt, Shard, ShardResult, WorkerFacts
@@ -69,7 +70,8 @@ def main() -> None:
     asked = parser.parse_args()
     plan = [Shard(index, 0, 256 * index, 256, 256 * index) for index in range(asked.shards)]
     watch = Watch(asked.workers)
-    with own_ray(num_cpus=asked.workers):
+    with closing(LocalRay(asked.workers)) as local:
+        local.wait()
         pool = RayPool(partial(SleepingWorker, asked.shard_s), Placement("cpu", asked.workers, 1))
         coordinator = Coordinator(
             Ledger(plan, run_id="bench"),

@@ -12,8 +12,8 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -22,9 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchrec.engine.devices import Placement, available_cores
-from batchrec.engine.inline_pool import Runner
-from batchrec.engine.pool import Pool
-from batchrec.engine.sites import OwnRay
+from batchrec.engine.sites import OpenPool, OwnRay
 from batchrec.engine.worker import Worker
 from batchrec.job import run_job
 from batchrec.learning.drawing import draw_archive
@@ -71,10 +69,11 @@ class OneCore(OwnRay):
         """See :class:`batchrec.engine.sites.Site`."""
         return Placement("cpu", 1, 1)
 
-    def open_pool(self, placement: Placement, make_worker: Callable[[], Runner]) -> AbstractContextManager[Pool]:
+    @contextmanager
+    def starting(self, placement: Placement) -> Iterator[OpenPool]:
         """See :class:`batchrec.engine.sites.Site`."""
-        assert isinstance(make_worker, partial)
-        return super().open_pool(placement, partial(Decoding, *make_worker.args))
+        with super().starting(placement) as open_pool:
+            yield lambda make_worker: open_pool(partial(Decoding, *make_worker.args))
 
 
 class Watch:

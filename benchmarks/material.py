@@ -1,8 +1,12 @@
-"""What several benchmarks work on: models of random weights, and archives of any size and format."""
+"""What several benchmarks work on: models of random weights, archives of any size and format, and an S3 server."""
 
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -52,6 +56,19 @@ def archive_of(folder: Path, num_images: int, size: str, kind: str = "jpeg", num
     uris = [_draw(folder, index, (width, height), kind) for index in range(num_drawn)]
     pq.write_table(pa.table({"uri": [uris[row % num_drawn] for row in range(num_images)]}), manifest)
     return manifest
+
+
+@contextmanager
+def serving(folder: Path, port: int, *options: str) -> Iterator[str]:
+    """Serve a folder of buckets; the endpoint's URL."""
+    command = [sys.executable, "-m", "tests.s3_server", "--port", str(port), "--folder", str(folder), *options]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    try:
+        yield server.stdout.readline().strip()
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def _draw(folder: Path, index: int, size: tuple[int, int], kind: str) -> str:

@@ -17,7 +17,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
@@ -105,8 +105,8 @@ class NoSite:
         return Placement("cpu", 1, 1)
 
     @contextmanager
-    def open_pool(self, placement: object, make_worker: object) -> Iterator[NoWorkers]:
-        yield NoWorkers()
+    def starting(self, placement: object) -> Iterator[Callable[[object], NoWorkers]]:
+        yield lambda make_worker: NoWorkers()
 
 
 def since_start_s() -> float:

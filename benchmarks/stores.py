@@ -13,32 +13,16 @@ import argparse
 import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
-from material import archive_of, model_string
+from material import archive_of, model_string, serving
 
 import batchrec
 from batchrec.report.summary import RunSummary
 
 FIRST_PORT = 19_740
-
-
-@contextmanager
-def serving(folder: Path, port: int, *options: str) -> Iterator[str]:
-    """Serve a folder of buckets; the endpoint's URL."""
-    command = [sys.executable, "-m", "tests.s3_server", "--port", str(port), "--folder", str(folder), *options]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    try:
-        yield server.stdout.readline().strip()
-    finally:
-        server.terminate()
-        server.wait()
 
 
 def run(endpoint: str, model: str, output: str) -> RunSummary:

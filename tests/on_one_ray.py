@@ -16,7 +16,7 @@ from pathlib import Path
 
 def main() -> None:
     from batchrec.cli.main import run
-    from batchrec.engine.ray_connection import start_local_ray
+    from batchrec.engine.local_ray import start_local_ray
 
     start_local_ray(num_cpus=2)
     for line in sys.stdin:

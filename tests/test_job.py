@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
@@ -13,14 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchrec
+from batchrec.engine.devices import Placement
+from batchrec.engine.sites import OpenPool, ThisProcess
 from batchrec.errors import AccessError, OutputError
-from batchrec.job import prepare
+from batchrec.job import prepare, run_job
 from batchrec.manifest.planning import Plan
 from batchrec.output.layout import Layout
 from batchrec.output.verifying import verify
 from batchrec.planning import plan_job
 from batchrec.spec import JobSpec
-from batchrec.storage import open_store
+from batchrec.storage import Store, open_store
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -150,6 +153,50 @@ def test_a_folder_that_defines_another_job_is_refused(archive: Path, tmp_path: P
         prepare(store, layout, job)
     store.delete(layout.spec_key)
     prepare(store, layout, job)
+
+
+class Watched(ThisProcess):
+    """Notes what stands in the output when its workers begin to start, and whether they were ended."""
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.stood, self.ended = out, [""], False
+
+    @contextmanager
+    def starting(self, placement: Placement) -> Iterator[OpenPool]:
+        self.stood = sorted(path.name for path in self.out.rglob("*"))
+        try:
+            with super().starting(placement) as open_pool:
+                yield open_pool
+        finally:
+            self.ended = True
+
+
+def test_workers_begin_to_start_before_the_folder_is_made_ready(archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    site = Watched(out)
+    spec = JobSpec(source=(str(archive / "manifest.parquet"),), output=str(out), limit=20, max_failure_rate=1)
+    assert run_job(spec, site=site).exit_code == 0
+    assert (site.stood, site.ended) == ([], True)
+
+
+def test_what_was_started_ends_where_the_folder_cannot_be_made_ready(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(store: Store) -> None:
+        raise OutputError("no room", found="none", advice="make some")
+
+    monkeypatch.setattr("batchrec.job.probe", refuse)
+    site = Watched(tmp_path / "out")
+    with pytest.raises(OutputError, match="no room"):
+        run_job(JobSpec(source=(str(archive / "manifest.parquet"),), output=str(site.out)), site=site)
+    assert site.ended
+
+
+def test_a_complete_job_starts_nothing(archive: Path, finished: Path) -> None:
+    site = Watched(finished)
+    spec = JobSpec(source=(str(archive / "manifest.parquet"),), output=str(finished), passthrough=("broken",))
+    assert run_job(spec, site=site).exit_code == 0
+    assert not site.ended
 
 
 def test_a_changed_manifest_is_refused(archive: Path, tmp_path: Path) -> None:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from contextlib import AbstractContextManager, closing, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 from batchrec.engine.devices import Placement, available_cores, place, place_here
 from batchrec.engine.help_pool import LOTS_PER_HELPER, SLAB_BYTES
 from batchrec.engine.inline_pool import InlinePool, Runner
 from batchrec.engine.pool import Pool
 from batchrec.spec import JobSpec
+
+if TYPE_CHECKING:
+    from batchrec.engine.local_ray import LocalRay
+
+
+OpenPool = Callable[[Callable[[], Runner]], Pool]
 
 
 class Site(Protocol):
@@ -26,8 +33,11 @@ class Site(Protocol):
     def place(self, spec: JobSpec) -> Placement:
         """Decide how many workers run, and on what."""
 
-    def open_pool(self, placement: Placement, make_worker: Callable[[], Runner]) -> AbstractContextManager[Pool]:
-        """Open the pool, and close whatever was started for it afterwards."""
+    def starting(self, placement: Placement) -> AbstractContextManager[OpenPool]:
+        """Begin to start what a pool needs beside whatever is done meanwhile, and end it afterwards.
+
+        What this returns waits until it is started, and opens the pool.
+        """
 
 
 class ThisProcess:
@@ -40,9 +50,9 @@ class ThisProcess:
         return place_here(spec.device, workers=1)
 
     @contextmanager
-    def open_pool(self, placement: Placement, make_worker: Callable[[], Runner]) -> Iterator[Pool]:
+    def starting(self, placement: Placement) -> Iterator[OpenPool]:
         """See :class:`Site`."""
-        yield InlinePool(make_worker)
+        yield InlinePool
 
 
 class OwnRay:
@@ -55,16 +65,23 @@ class OwnRay:
         return place_here(spec.device, workers=spec.workers, cores_per_worker=spec.cores_per_worker)
 
     @contextmanager
-    def open_pool(self, placement: Placement, make_worker: Callable[[], Runner]) -> Iterator[Pool]:
+    def starting(self, placement: Placement) -> Iterator[OpenPool]:
         """See :class:`Site`."""
-        from batchrec.engine.ray_connection import missing_of_own_ray, own_ray
-        from batchrec.engine.ray_pool import RayPool
+        from batchrec.engine.local_ray import LocalRay
 
         # Cores the workers leave free are there for decode helpers.
         num_cores = placement.num_threads * placement.num_workers
         num_free = max(0, available_cores() - num_cores) if placement.device != "cpu" else 0
-        with own_ray(max(available_cores(), num_cores), num_free * LOTS_PER_HELPER * SLAB_BYTES):
-            yield RayPool(make_worker, placement, missing=missing_of_own_ray)
+        with closing(LocalRay(max(available_cores(), num_cores), num_free * LOTS_PER_HELPER * SLAB_BYTES)) as local:
+            yield partial(_open_on, local, placement)
+
+
+def _open_on(local: LocalRay, placement: Placement, make_worker: Callable[[], Runner]) -> Pool:
+    from batchrec.engine.local_ray import missing_of_own_ray
+    from batchrec.engine.ray_pool import RayPool
+
+    local.wait()
+    return RayPool(make_worker, placement, missing=missing_of_own_ray)
 
 
 class RayCluster:
@@ -84,11 +101,11 @@ class RayCluster:
         return place(cluster_nodes(), spec.device, workers=spec.workers, cores_per_worker=spec.cores_per_worker)
 
     @contextmanager
-    def open_pool(self, placement: Placement, make_worker: Callable[[], Runner]) -> Iterator[Pool]:
+    def starting(self, placement: Placement) -> Iterator[OpenPool]:
         """See :class:`Site`."""
         from batchrec.engine.ray_pool import RayPool
 
-        yield RayPool(make_worker, placement)
+        yield lambda make_worker: RayPool(make_worker, placement)
 
 
 def site_of(spec: JobSpec) -> Site:

@@ -20,6 +20,7 @@ from batchrec.engine.help_pool import HelpPool
 from batchrec.engine.helping import Helping
 from batchrec.engine.inline_pool import InlinePool, Runner
 from batchrec.engine.pool import Pool
+from batchrec.engine.sites import OpenPool
 from batchrec.engine.worker_job import open_decoder
 from batchrec.models.backends import Backend, Scores
 from batchrec.pipeline.decoding import Decoder
@@ -119,9 +120,12 @@ class OneCore:
         return Placement("cpu", 1, 1)
 
     @contextmanager
-    def open_pool(self, placement: Placement, make_worker: Callable[[], Runner]) -> Iterator[Pool]:
+    def starting(self, placement: Placement) -> Iterator[OpenPool]:
         from batchrec.engine.ray_pool import RayPool
 
-        assert isinstance(make_worker, partial)
-        make = partial(self._kind, *make_worker.args)
-        yield RayPool(make, placement) if self._on_ray else InlinePool(make)
+        def open_pool(make_worker: Callable[[], Runner]) -> Pool:
+            assert isinstance(make_worker, partial)
+            make = partial(self._kind, *make_worker.args)
+            return RayPool(make, placement) if self._on_ray else InlinePool(make)
+
+        yield open_pool

@@ -19,6 +19,7 @@ from batchrec.engine.pool import (
     WorkerLost,
     WorkerReady,
 )
+from batchrec.engine.sites import OpenPool
 from batchrec.records import Attempt
 from batchrec.spec import JobSpec
 from tests.simulation.scheduling import Process, Scheduler
@@ -153,5 +154,5 @@ class SimulatedSite:
         return Placement("cpu", ROOM, 1)
 
     @contextmanager
-    def open_pool(self, placement: Placement, make_worker: Callable[[], Runner]) -> Iterator[SimulatedPool]:
-        yield self.open(make_worker)
+    def starting(self, placement: Placement) -> Iterator[OpenPool]:
+        yield self.open
