@@ -20,6 +20,7 @@ import ray, batchrec
 ray.init(address="local", num_cpus=2, include_dashboard=False, configure_logging=False,
          object_store_memory=80 * 2**20)
 batchrec.submit(sys.argv[1], output=sys.argv[2], limit=1200, rows_per_shard=300, max_failure_rate=1)
+print("logs", ray._private.worker._global_node.get_logs_dir_path())
 print("port", ray.nodes()[0]["MetricsExportPort"], flush=True)
 sys.stdin.readline()
 """
@@ -33,9 +34,15 @@ def scraped(long_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
-            port = next((int(line.split()[1]) for line in process.stdout if line.startswith("port ")), None)
-            assert port is not None, "the job ended before it was through"
-            return output, scrape(port, num_shards=4)
+            said: dict[str, str] = {}
+            while "port" not in said:
+                word, _, value = process.stdout.readline().strip().partition(" ")
+                assert word, "the job ended before it was through"
+                said[word] = value
+            try:
+                return output, scrape(int(said["port"]), num_shards=4)
+            except AssertionError as error:
+                raise AssertionError(f"{error}; the job's process: {process.poll()}\n{ends(said['logs'])}") from error
         finally:
             process.communicate("\n")
 
@@ -53,6 +60,13 @@ def scrape(port: int, *, num_shards: int, within_s: float = 120) -> dict[str, fl
             return found
         assert time.monotonic() < give_up_at, text
         time.sleep(0.5)
+
+
+def ends(logs: str) -> str:
+    """The last lines of what Ray's processes say, for whoever asks why an endpoint is gone."""
+    names = ("raylet.out", "raylet.err", "gcs_server.out", "dashboard_agent.log", "dashboard_agent.err")
+    lines = [f"{name}: {line[:200]}" for name in names for line in (Path(logs) / name).read_text().splitlines()[-12:]]
+    return "\n".join(lines)
 
 
 def samples(text: str) -> list[tuple[str, float]]:
