@@ -19,8 +19,8 @@ from functools import partial
 from batchrec.engine.coordinator import Coordinator
 from batchrec.engine.devices import Placement
 from batchrec.engine.ledger import Ledger
-from batchrec.engine.local_ray import LocalRay
 from batchrec.engine.pool import LiveCounts
+from batchrec.engine.ray_local import LocalRay
 from batchrec.engine.ray_pool import RayPool
 from batchrec.engine.telling import Quiet
 from batchrec.records import Attempt, Shard, ShardResult, WorkerFacts

@@ -67,7 +67,7 @@ def local_ray() -> Iterator[None]:
     """A Ray of this session's own, started once."""
     import ray
 
-    from batchrec.engine.local_ray import start_local_ray
+    from batchrec.engine.ray_local import start_local_ray
 
     start_local_ray(num_cpus=2)
     yield

@@ -16,7 +16,7 @@ from pathlib import Path
 
 def main() -> None:
     from batchrec.cli.main import run
-    from batchrec.engine.local_ray import start_local_ray
+    from batchrec.engine.ray_local import start_local_ray
 
     start_local_ray(num_cpus=2)
     for line in sys.stdin:

@@ -20,7 +20,7 @@ DOORS = {
     "torchvision": ("models/", "learning/"),
     "openvino": ("models/backends/",),
     "nncf": ("models/backends/quantising_child.py",),
-    "pyarrow": ("manifest/", "output/", "learning/", "engine/summing.py"),
+    "pyarrow": ("manifest/", "output/", "learning/", "engine/summing.py", "own_process.py"),
     "obstore": ("storage/",),
     "fsspec": ("storage/",),
     "s3fs": ("storage/",),

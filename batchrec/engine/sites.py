@@ -15,7 +15,7 @@ from batchrec.engine.pool import Pool
 from batchrec.spec import JobSpec
 
 if TYPE_CHECKING:
-    from batchrec.engine.local_ray import LocalRay
+    from batchrec.engine.ray_local import LocalRay
 
 
 OpenPool = Callable[[Callable[[], Runner]], Pool]
@@ -67,7 +67,7 @@ class OwnRay:
     @contextmanager
     def starting(self, placement: Placement) -> Iterator[OpenPool]:
         """See :class:`Site`."""
-        from batchrec.engine.local_ray import LocalRay
+        from batchrec.engine.ray_local import LocalRay
 
         # Cores the workers leave free are there for decode helpers.
         num_cores = placement.num_threads * placement.num_workers
@@ -77,7 +77,7 @@ class OwnRay:
 
 
 def _open_on(local: LocalRay, placement: Placement, make_worker: Callable[[], Runner]) -> Pool:
-    from batchrec.engine.local_ray import missing_of_own_ray
+    from batchrec.engine.ray_local import missing_of_own_ray
     from batchrec.engine.ray_pool import RayPool
 
     local.wait()

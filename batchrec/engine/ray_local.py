@@ -56,10 +56,11 @@ class LocalRay:
     def close(self) -> None:
         """End it, as soon as it stands."""
         with self._thread as thread:
-            thread.submit(ray.shutdown)
+            ended = thread.submit(ray.shutdown)
         for name, value in self._environment.items():
             # This process may connect to another cluster next, one with tokens.
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+        ended.result()
 
 
 def start_local_ray(num_cpus: int, slabs_bytes: int = 0) -> None:

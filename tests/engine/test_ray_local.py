@@ -39,7 +39,7 @@ def test_what_it_replaces_of_ray_is_others_again(local_ray: None) -> None:
 LIFE = """
 import os, signal, sys, threading, time
 import psutil
-from batchrec.engine.local_ray import LocalRay
+from batchrec.engine.ray_local import LocalRay
 
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ.pop("RAY_USAGE_STATS_ENABLED", None)
