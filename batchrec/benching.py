@@ -25,7 +25,7 @@ from batchrec.engine.sampling import run_sample, sample_uris, spread
 from batchrec.engine.scratch import scratch_beside
 from batchrec.engine.worker_job import WorkerJob, open_decoder, open_model, open_reader
 from batchrec.errors import ModelError, Refused
-from batchrec.job import prepare, run_job, worker_job
+from batchrec.job import prepare, quantised, run_job, worker_job
 from batchrec.learning.drawing import draw_archive
 from batchrec.manifest.rows import RowReader
 from batchrec.models.backends import Backend, resolve_precision
@@ -87,7 +87,7 @@ def measure(job: Job, scratch: str, *, compare_backends: bool = False) -> Measur
     if job.site.spans_machines:
         raise Refused("a cluster cannot be measured from here", advice="run `batchrec bench` on one of its machines")
     store = open_store(f"{scratch}/sample", job.spec.store)
-    job = prepare(store, Layout(job.identity.job_id), job)
+    job = prepare(store, Layout(job.identity.job_id), quantised(job, store))
     work, placement = worker_job(job, store), job.placement
     if job.spec.max_requests is not None:  # what a worker would soon be told of
         work = replace(work, first_reads=max(1, job.spec.max_requests // placement.num_workers))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -32,7 +32,6 @@ from batchrec.errors import AccessError, ErrorCode, StorageLost
 from batchrec.manifest.rows import RowReader
 from batchrec.models.bundle import ModelSpec
 from batchrec.models.carrying import carry_weights
-from batchrec.models.quantised import Quantised
 from batchrec.output.advising import advise
 from batchrec.output.layout import REPORT_KEY, Layout
 from batchrec.output.parts import encode_part, publish_part
@@ -64,7 +63,7 @@ def run_job(
         on_plan: Given the resolved job before work begins.
 
     Raises:
-        Refused: Nothing was started.
+        Refused: No image was recognised.
         Resumable: The run ended early; the same call resumes it.
         Stopped: The run was ended; the same call resumes it.
     """
@@ -80,12 +79,15 @@ def run_job(
             with suppress(AccessError, StorageLost):
                 define(store, layout, job.identity, job.spec)
         return _report(job, store, sealed, RunCounts(), began_at, began, observer)
-    with job.site.starting(job.placement) as open_pool:
-        job = prepare(store, layout, job, observer.say)
+    job = quantised(job, store, observer.say)
+    with ExitStack() as started:
+        open_pool = started.enter_context(job.site.starting(job.placement))
+        job = prepare(store, layout, job)
         on_plan(job)
         held = claim(store, layout, takeover=spec.takeover, say=observer.say)
         try:
             counts = _run(job, store, layout, held, open_pool, observer, began)
+            started.close()
             job = _bind(store, layout, job)  # not into a folder that another job took, or without its plan
             sealed = seal(store, layout, list(job.plan), [file.name for file in job.manifest.files])
         finally:
@@ -117,20 +119,26 @@ def _report(
     return summary
 
 
-def prepare(store: Store, layout: Layout, job: Job, say: Callable[[str], None] = lambda _: None) -> Job:
-    """Prove that the folder can hold a job, make it this one's, and return it with the plan that stands."""
-    probe(store)
-    if job.precision != "int8":
-        return _bind(store, layout, job)
-    # A job that is refused for its model must not leave the folder bound to it.
-    quantised = job.model.quantised or _calibrated(job, store, say)
-    job = _bind(store, layout, job)
-    return replace(job, model=replace(job.model, quantised=keep_quantised(store, layout, quantised)))
+def quantised(job: Job, store: Store, say: Callable[[str], None] = lambda _: None) -> Job:
+    """Return a job whose model is ready: quantised, where the job is in int8 and no earlier run did it.
 
-
-def _calibrated(job: Job, store: Store, say: Callable[[str], None]) -> Quantised:
+    A job that is refused for its model leaves the folder unbound.
+    """
+    if job.precision != "int8" or job.model.quantised:
+        return job
+    probe(store)  # before it takes minutes
     say("quantising the model by a sample of the manifest: once for a job, it takes a minute or two")
-    return calibrated(job.spec, job.manifest, job.plan, job.model, store, num_threads=available_cores())
+    found = calibrated(job.spec, job.manifest, job.plan, job.model, store, num_threads=available_cores())
+    return replace(job, model=replace(job.model, quantised=found))
+
+
+def prepare(store: Store, layout: Layout, job: Job) -> Job:
+    """Prove that the folder can hold a job whose model is ready, make it this one's, and return it as it is there."""
+    probe(store)
+    job = _bind(store, layout, job)
+    if job.model.quantised is None:
+        return job
+    return replace(job, model=replace(job.model, quantised=keep_quantised(store, layout, job.model.quantised)))
 
 
 def _bind(store: Store, layout: Layout, job: Job) -> Job:

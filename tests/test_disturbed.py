@@ -230,6 +230,23 @@ def test_a_job_asked_to_stop_ends_resumable_and_leaves_no_half_part(
     assert (found.faults, found.complete) == ((), False)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_job_asked_to_stop_while_its_ray_starts_ends_resumable_and_leaves_no_process(
+    number: int, code: int, submit: Callable[[], subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    process = submit()
+    give_up_at = time.monotonic() + 60
+    while not (below := psutil.Process(process.pid).children(recursive=True)):
+        assert time.monotonic() < give_up_at, "no Ray is started"
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, "the same command resumes" in errors) == (code, True), errors
+    assert num_parts(tmp_path / "out") == 0
+    gone, alive = psutil.wait_procs(below, timeout=20)
+    assert (bool(gone), alive) == (True, [])
+
+
 def test_a_second_coordinator_is_refused_while_the_first_runs(
     submit: Callable[[], subprocess.Popen[str]], undisturbed: Verification, tmp_path: Path
 ) -> None:

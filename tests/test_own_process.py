@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 
 def run(code: str, *arguments: object) -> str:
     command = [sys.executable, "-c", code, *map(str, arguments)]
@@ -28,6 +30,21 @@ except SystemExit as end:
 """
     words = ["submit", archive / "manifest.parquet", "-o", tmp_path / "out", "--pool=inline", "--limit=20"]
     assert run(code, *words, "--set=max_failure_rate=1").splitlines()[-1] == "0 False"
+
+
+@pytest.mark.parametrize("actor", ["ray_pool._WorkerActor", "ray_help._HelperActor"])
+def test_an_actor_imports_no_pandas(actor: str) -> None:
+    module, _, name = actor.partition(".")
+    code = f"""
+import os, sys
+from batchrec.engine.{module} import {name}
+stdout = os.dup(1)
+{name}(dict)
+import pyarrow as pa
+pa.array(["a"])
+os.write(stdout, str("pandas" in sys.modules).encode())
+"""
+    assert run(code) == "False"
 
 
 def test_who_asks_for_pandas_gets_it_all_the_same() -> None:

@@ -30,7 +30,7 @@ _OBJECT_STORE_BYTES = 100 * 2**20
 _VITAL = ("raylet", "gcs_server")
 #: An address where nobody answers: that of the API server might be another Ray's.
 _NOBODY = b"127.0.0.1:9"
-#: Held while Ray's own names are replaced: this process's threads start one Ray after the other.
+#: Held while Ray's own names are replaced, so that no thread takes another's stand-in for the original.
 _starting = threading.Lock()
 
 
@@ -46,31 +46,37 @@ class LocalRay:
 
     def __init__(self, num_cpus: int, slabs_bytes: int = 0) -> None:
         self._environment = {name: os.environ.get(name) for name in _LOCAL_ENVIRONMENT}
+        os.environ.update(_LOCAL_ENVIRONMENT)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batchrec-ray")
-        self._started = self._thread.submit(start_local_ray, num_cpus, slabs_bytes)
+        self._started = self._thread.submit(_start, num_cpus, slabs_bytes)
 
     def wait(self) -> None:
         """Wait until it stands; raises what kept it from that."""
         self._started.result()
 
     def close(self) -> None:
-        """End it, as soon as it stands."""
-        with self._thread as thread:
-            ended = thread.submit(ray.shutdown)
-        for name, value in self._environment.items():
-            # This process may connect to another cluster next, one with tokens.
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-        ended.result()
+        """End it, as soon as it stands; where it could not be started there may be another's, which is left alone."""
+        try:
+            with self._thread as thread:
+                ended = thread.submit(self._end)
+            ended.result()
+        finally:
+            for name, value in self._environment.items():
+                # This process may connect to another cluster next, one with tokens.
+                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+    def _end(self) -> None:
+        if self._started.exception() is None:
+            ray.shutdown()
 
 
-def start_local_ray(num_cpus: int, slabs_bytes: int = 0) -> None:
-    """Start a Ray of this process's own on this machine, whatever RAY_ADDRESS says.
-
-    Args:
-        num_cpus: Cores it may give away.
-        slabs_bytes: What decode helpers may have under way in its object store.
-    """
+def start_local_ray(num_cpus: int) -> None:
+    """Start a Ray of this process's own on this machine, whatever RAY_ADDRESS says; ``ray.shutdown`` ends it."""
     os.environ.update(_LOCAL_ENVIRONMENT)
+    _start(num_cpus, 0)
+
+
+def _start(num_cpus: int, slabs_bytes: int) -> None:
     with _starting, own_signals(), _deaf_children(), _bare(), _nothing_said_of_threads():
         ray.init(
             address="local",
@@ -87,7 +93,7 @@ def start_local_ray(num_cpus: int, slabs_bytes: int = 0) -> None:
 def _bare() -> Iterator[None]:
     """Start a Ray without what only others' have a use for, and for which its start would wait, or share its cores.
 
-    No name here is public: where one is gone, Ray starts as everybody's.
+    No name here is public. Where one that is replaced is gone, Ray starts with what it stood for.
     """
     from ray._private import utils
     from ray._private.node import Node
@@ -96,9 +102,9 @@ def _bare() -> Iterator[None]:
         # It counts usage where there is no dashboard.
         replaced.enter_context(_replaced(Node, "start_api_server", _say_nobody_is_there))
         # It adds machines to a cluster.
-        replaced.enter_context(_replaced(Node, "start_monitor", lambda _: None))
+        replaced.enter_context(_replaced(Node, "start_monitor", _do_nothing))
         # It imports all that Ray's agent is about to import, to see whether it is installed. We require it.
-        replaced.enter_context(_replaced(utils, "get_dashboard_dependency_error", lambda: None))
+        replaced.enter_context(_replaced(utils, "get_dashboard_dependency_error", _do_nothing))
         yield
 
 
@@ -115,7 +121,11 @@ def _replaced(owner: Any, name: str, stand_in: Callable[..., None]) -> Iterator[
         setattr(owner, name, original)
 
 
-def _say_nobody_is_there(node: Any, **_: Any) -> None:
+def _do_nothing(*_: Any, **__: Any) -> None:
+    pass
+
+
+def _say_nobody_is_there(node: Any, *_: Any, **__: Any) -> None:
     """Leave what an API server would: without its address Ray's agent looks for it, and logs an error, every second."""
     from ray._private import ray_constants
 
@@ -126,15 +136,17 @@ def _say_nobody_is_there(node: Any, **_: Any) -> None:
 
 @contextmanager
 def _nothing_said_of_threads() -> Iterator[None]:
-    """Keep Ray from warning that it has no handler of SIGTERM: we have."""
+    """Keep Ray from warning that it sets no handler of SIGTERM off the main thread: we have one."""
     logger = logging.getLogger("ray._private.worker")
-    level = logger.level
-    if threading.current_thread() is not threading.main_thread():
-        logger.setLevel(logging.ERROR)
+    logger.addFilter(_says_something_else)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.removeFilter(_says_something_else)
+
+
+def _says_something_else(record: logging.LogRecord) -> bool:
+    return "SIGTERM handler is not set" not in record.getMessage()
 
 
 def _shorten_its_end() -> None:
@@ -172,7 +184,7 @@ def missing_of_own_ray() -> str:
 def _deaf_children() -> Iterator[None]:
     """Start processes that do not hear what asks this one to stop: whoever asks a whole group would end its Ray first.
 
-    They are killed when this process ends. Ray does the same for SIGINT.
+    They are killed when the thread that starts them ends. Ray does the same for SIGINT.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:

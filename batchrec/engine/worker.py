@@ -65,13 +65,14 @@ class Worker:
         began = time.monotonic()
         job = self._job
         self._store = open_store(job.output, job.store)
+        require_same_output(self._store, job.job_id)
         self._rows = RowReader(job.manifest, job.store, max_image_bytes=job.limits.max_bytes)
         with ThreadPoolExecutor(max_workers=1) as beside:
-            proof = beside.submit(self._prove_store)  # waits for answers, while loading a model computes
+            proof = beside.submit(probe, self._store)  # waits for answers, while loading a model computes
             try:
                 backend, trial = self._open_model()
             finally:
-                proof.result()  # that the folder is another's says more than that a model is not there
+                proof.result()  # what the store lacks says more than that a model cannot be loaded
         reader = self._reader = open_reader(job)
         self._stream = Stream(
             reader,
@@ -108,10 +109,6 @@ class Worker:
             num_predicting=backend.concurrency,
             device_decodes=job.nvjpeg,
         )
-
-    def _prove_store(self) -> None:
-        require_same_output(self._store, self._job.job_id)
-        probe(self._store)
 
     def _open_model(self) -> tuple[Backend, str]:
         return open_model(replace(self._job, model=model_here(self._job.model, self._store)))

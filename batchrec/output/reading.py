@@ -125,7 +125,7 @@ class Output:
         Raises:
             OutputError: No part stands yet.
         """
-        import pyarrow.dataset as ds  # brings pandas along, which no other verb needs
+        import pyarrow.dataset as ds  # no other verb needs it
 
         paths = self._standing()
         system, root = open_filesystem(self.store.url, self.options)
