@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
@@ -65,13 +66,11 @@ def long_manifest(archive: Path) -> Path:
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A Ray of this session's own, started once."""
-    import ray
+    from batchrec.engine.ray_local import LocalRay
 
-    from batchrec.engine.ray_local import start_local_ray
-
-    start_local_ray(num_cpus=2)
-    yield
-    ray.shutdown()
+    with closing(LocalRay(2)) as local:
+        local.wait()
+        yield
 
 
 @pytest.fixture

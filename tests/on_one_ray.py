@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import closing, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 
 def main() -> None:
     from batchrec.cli.main import run
-    from batchrec.engine.ray_local import start_local_ray
+    from batchrec.engine.ray_local import LocalRay
 
-    start_local_ray(num_cpus=2)
-    for line in sys.stdin:
-        words, said = json.loads(line)
-        with Path(said).open("w") as file, redirect_stdout(file), redirect_stderr(file):
-            code = run(words)
-        print(code, flush=True)
+    with closing(LocalRay(2)) as local:
+        local.wait()
+        for line in sys.stdin:
+            words, said = json.loads(line)
+            with Path(said).open("w") as file, redirect_stdout(file), redirect_stderr(file):
+                code = run(words)
+            print(code, flush=True)
 
 
 if __name__ == "__main__":

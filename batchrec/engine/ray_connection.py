@@ -28,7 +28,7 @@ def join_ray() -> None:
     if ray.is_initialized():
         return
     try:
-        with own_signals():
+        with _own_signals():
             ray.init(address="auto", configure_logging=False, log_to_driver=True)
     except (ConnectionError, RuntimeError, RayError) as error:
         raise Refused(
@@ -39,8 +39,8 @@ def join_ray() -> None:
 
 
 @contextmanager
-def own_signals() -> Iterator[None]:
-    """Keep our handler of SIGTERM: on the main thread Ray sets one that prints a stack and ends the process at once."""
+def _own_signals() -> Iterator[None]:
+    """Keep our handler of SIGTERM: Ray sets one on the main thread that prints a stack and ends the process."""
     on_terminate = signal.getsignal(signal.SIGTERM)
     yield
     if threading.current_thread() is threading.main_thread():

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import ray
 
-from batchrec.engine.ray_connection import ENDING, own_signals
+from batchrec.engine.ray_connection import ENDING
 
 # What an untouched local Ray would do by itself: ask about tokens, count usage at a distant host,
 # start idle workers.
@@ -70,14 +70,9 @@ class LocalRay:
             ray.shutdown()
 
 
-def start_local_ray(num_cpus: int) -> None:
-    """Start a Ray of this process's own on this machine, whatever RAY_ADDRESS says; ``ray.shutdown`` ends it."""
-    os.environ.update(_LOCAL_ENVIRONMENT)
-    _start(num_cpus, 0)
-
-
 def _start(num_cpus: int, slabs_bytes: int) -> None:
-    with _starting, own_signals(), _deaf_children(), _bare(), _nothing_said_of_threads():
+    """Start a Ray on this machine, whatever RAY_ADDRESS says."""
+    with _starting, _deaf_children(), _bare(), _nothing_said_of_threads():
         ray.init(
             address="local",
             num_cpus=num_cpus,

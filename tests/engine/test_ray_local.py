@@ -37,7 +37,7 @@ def test_what_it_replaces_of_ray_is_others_again(local_ray: None) -> None:
 
 # In a process of its own, which has no Ray yet.
 LIFE = """
-import os, signal, sys, time
+import os, sys
 import psutil
 from batchrec.engine.devices import Placement
 from batchrec.engine.ray_local import LocalRay
